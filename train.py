@@ -1,0 +1,356 @@
+"""
+Training: the loop in which a model learns.
+
+Show the model some text, measure how surprised it is by what comes next (the loss), work out for
+every weight which way to move it to be less surprised (the gradient), move all of them a little
+that way, and do it again with the next text:
+
+    draw a batch -> forward -> loss -> backward -> step
+
+    python train.py                          # the preset nano: minutes on two CPU cores
+    python train.py --n-layer 2 --run two    # change one thing, give the run a name
+    python train.py --run two --resume       # go on after Ctrl-C
+    python train.py --plot runs/nano runs/two       # lay their curves over each other
+
+A run is a folder, runs/NAME/: config.json and tokenizer.json; metrics.jsonl and loss.png, what was
+measured on the way; best.pt, the weights when the validation loss was lowest, and last.pt, all
+that is needed to go on. Everything else in the file stands around the loop at its end, in main().
+
+Papers: Decoupled Weight Decay Regularization (AdamW; Loshchilov and Hutter, 2017); the warm-up
+with cosine decay is SGDR's (the same authors, 2016) as GPT-2's successors use it.
+"""
+import json
+import math
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data import (DataConfig, Parser, add_flags, chosen, clear_errors, draw, every_window,
+                  load_corpus, prepare, reopen, windows_per_epoch)
+from model import GPT, KERNELS, GPTConfig, score
+from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
+                    stream, temperature)
+
+
+@dataclass
+class TrainConfig:
+    """How the model learns. A trailing comment is the flag's --help."""
+    steps: int = 1500           # batches to learn from, one step of the optimiser each
+    batch_size: int = 16        # B, windows of text in a batch
+    learning_rate: float = 2e-3     # how far a step goes, at the end of the warm-up
+    min_learning_rate: float = 2e-4     # what the cosine has brought it down to at the last step
+    warmup_steps: int = 100     # steps over which it rises from 0
+    beta1: float = 0.9          # AdamW: how much of the mean gradient is kept from step to step
+    beta2: float = 0.99         # AdamW: the same for the mean squared gradient
+    weight_decay: float = 0.1   # AdamW: pull of every matrix towards 0
+    grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
+    eval_every: int = 300       # steps from one look at the validation split to the next
+    seed: int = 1               # fixes the first weights, the order of the batches, the dropout
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+PRESETS = {     # what differs from the defaults of DataConfig, GPTConfig and TrainConfig
+    "nano": dict(),
+    "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2,
+                 batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, beta2=0.95,
+                 steps=20_000, learning_rate=6e-4, min_learning_rate=6e-5, warmup_steps=700),
+}
+
+# ------------------------------------------------------------------------------------------
+# How far to step, and with what.
+
+
+def learning_rate(step, c):
+    """Rise in a line for warmup_steps, then fall along half a cosine to the minimum.
+
+    The rise gives AdamW time to learn how large gradients are; the fall lets the weights settle.
+    """
+    if step < c.warmup_steps:
+        return c.learning_rate * (step + 1) / c.warmup_steps
+    done = (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)       # from 0 to 1
+    fall = (1 + math.cos(math.pi * done)) / 2                                   # from 1 to 0
+    return c.min_learning_rate + fall * (c.learning_rate - c.min_learning_rate)
+
+
+def make_optimizer(model, c):
+    """AdamW. Weight decay is for matrices: a bias or a gain near 0 is no simpler a model."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": c.weight_decay},
+              {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=c.learning_rate, betas=(c.beta1, c.beta2), fused=True)
+
+
+# ------------------------------------------------------------------------------------------
+# A run on disk. Whatever is written again is written aside and renamed, so that a crash leaves
+# the old file or the new one, never half of one.
+
+
+def start_run(options):
+    """A new run from the preset and the flags: its folder, config and corpus."""
+    def settle(config_class):
+        preset = {k: v for k, v in PRESETS[options.preset].items()
+                  if k in config_class.__dataclass_fields__}
+        return config_class(**(preset | chosen(options, config_class)))
+
+    data, model, train = settle(DataConfig), settle(GPTConfig), settle(TrainConfig)
+    corpus = load_corpus(options.data or prepare(data), model.context_length)
+    model.vocab_size = corpus.tokenizer.vocab_size
+    config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(train),
+              "corpus": {"folder": str(corpus.folder), "sha256": corpus.meta["train"]["sha256"]}}
+
+    folder = RUNS / Path(options.run or options.preset).name
+    if options.run and folder.exists():
+        raise ValueError(f"there is a run {folder} already: --resume goes on with it, "
+                         "another --run NAME starts a new one")
+    number = 2
+    while folder.exists():
+        folder, number = RUNS / f"{options.preset}-{number}", number + 1
+    folder.mkdir(parents=True)
+    corpus.tokenizer.save(folder / "tokenizer.json")
+    write_aside(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2)))
+    return folder, config, corpus
+
+
+def resume_run(options):
+    """A run to go on with: its folder, config and corpus. Flags may repeat its settings only."""
+    folder = find_run(options.run)
+    config = read_config(folder)
+    for part, config_class in (("data", DataConfig), ("model", GPTConfig), ("train", TrainConfig)):
+        for name, value in chosen(options, config_class).items():
+            if value != config[part][name]:
+                raise ValueError(
+                    f"{folder} was started with {name} {config[part][name]}, not {value}: leave "
+                    "the flag out to go on with it, or start a new run without --resume")
+    return folder, config, reopen(config["corpus"], config["data"])
+
+
+def write_aside(path, write):
+    """Call write on a temporary path beside path, make sure it is on the disk, and rename it."""
+    aside = path.with_name(f"{path.name}.unfinished")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
+        aside.unlink(missing_ok=True)
+        raise OSError(f"could not write {path} ({error}); what was there is untouched") from None
+
+
+def save_checkpoint(path, model, **more):
+    """Write the weights, the shape they need around them, and whatever more is given."""
+    content = {"model_config": asdict(model.config), "model": model.state_dict()} | more
+    write_aside(path, lambda aside: torch.save(content, aside))
+
+
+def read_metrics(folder):
+    """The lines of metrics.jsonl, one dict for each step."""
+    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def cut_metrics(folder, step):
+    """Forget what was measured after step, which will be measured again."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    write_aside(folder / "metrics.jsonl", lambda path: path.write_text("".join(lines[:step])))
+
+
+# ------------------------------------------------------------------------------------------
+# The picture.
+
+
+def draw_curves(folders, path):
+    """The loss of one run, or of several over each other, against steps."""
+    import matplotlib
+    matplotlib.use("Agg")       # draw into files; no window needed
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for i, folder in enumerate(folders):
+        lines, colour = read_metrics(folder), f"C{i}"
+        steps, losses = [m["step"] for m in lines], [m["train_loss"] for m in lines]
+        seen = [m for m in lines if "val_loss" in m]
+        axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.8, label=f"{folder.name}, train")
+        axes.plot([m["step"] for m in seen], [m["val_loss"] for m in seen], "o-", color=colour,
+                  linewidth=2, label=f"{folder.name}, validation")
+        if seen:
+            axes.annotate(f"{seen[-1]['val_loss']:.3f}", (seen[-1]["step"], seen[-1]["val_loss"]),
+                          xytext=(0, 8), textcoords="offset points", ha="center", color=colour)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=150, format="png"))
+    pyplot.close(figure)
+
+
+# ------------------------------------------------------------------------------------------
+# The experiment: settings, and then the loop.
+
+
+def read_options():
+    parser = Parser("Train a GPT; show its loss falling, draw it, and let the model write.")
+    parser.add_argument("--preset", choices=PRESETS, default="nano",
+                        help="settings to start from: nano, minutes on two CPU cores; baby, 10M "
+                             "parameters, minutes on a GPU; gpt2, 124M (default: nano)")
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with a run that was stopped: --run NAME, or the newest")
+    parser.add_argument("--data", metavar="DIR", help="a folder that data.py has prepared")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--plot", nargs="+", metavar="RUN",
+                        help="train nothing; draw the curves of these runs in one picture")
+    add_flags(parser, TrainConfig)
+    add_flags(parser, GPTConfig, skip={"vocab_size"})
+    add_flags(parser, DataConfig)
+    return parser.parse_args()
+
+
+def table_row(m):
+    """One line of what is printed while the model learns; blank where nothing was measured."""
+    columns = (("step", "7,"), ("train_loss", "12.3f"), ("val_loss", "10.3f"),
+               ("val_bits_per_byte", "11.3f"), ("val_accuracy", "10.1%"),
+               ("tokens_per_second", "10,.0f"), ("seconds", "9.1f"))
+    blank = {name: " " * int(re.match(r"\d+", form)[0]) for name, form in columns}
+    return "".join(format(m[name], form) if name in m else blank[name] for name, form in columns)
+
+
+def stop_on_signals():
+    """A list that fills when somebody presses Ctrl-C, or the machine asks us to end."""
+    asked = []
+
+    def ask(signum, frame):
+        asked.append(signum)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)        # a second Ctrl-C ends it at once
+        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving")
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    return asked
+
+
+def main():
+    options = read_options()
+    with clear_errors():
+        if options.plot:
+            draw_curves([find_run(run) for run in options.plot], Path("curves.png"))
+            return print("drew curves.png")
+        device = pick_device(options.device)
+        folder, config, corpus = (resume_run if options.resume else start_run)(options)
+        saved = load_checkpoint(folder / "last.pt") if options.resume else None
+        if saved and saved["step"] >= config["train"]["steps"]:
+            raise ValueError(f"{folder} has done all its {saved['step']:,} steps; to learn for "
+                             "longer, start a new run with more --steps")
+
+    # What the loop works with.
+    c = TrainConfig(**config["train"])
+    torch.manual_seed(c.seed)
+    model = GPT(GPTConfig(**config["model"])).to(device)
+    optimizer = make_optimizer(model, c)
+    cross_entropy = KERNELS[model.config.kernels].cross_entropy
+    B, T, V = c.batch_size, model.config.context_length, model.config.vocab_size
+    steps_per_epoch = windows_per_epoch(len(corpus.train), T) / B
+    first_step, seconds_before, best_val_loss = 0, 0.0, math.inf
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+        torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        first_step, seconds_before, best_val_loss = saved["step"], saved["seconds"], saved["best"]
+        cut_metrics(folder, first_step)
+
+    print(f"""
+corpus  {corpus.folder}: {len(corpus.train):,} tokens to learn from, {len(corpus.val):,} kept aside
+model   {model.n_parameters():,} parameters, {V} different tokens, on {device}
+run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_epoch:.2f} epochs
+        A model that knows nothing has a loss of ln({V}) = {math.log(V):.3f} nats a token.
+
+   step  train loss  val loss  bits/byte  accuracy  tokens/s  seconds""")
+
+    stop = stop_on_signals()
+    bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False, disable=None)
+    start = time.perf_counter() - seconds_before
+    with clear_errors((OSError, FloatingPointError)), open(folder / "metrics.jsonl", "a") as metrics:
+        for step in range(first_step, c.steps):
+            began = time.perf_counter()
+            lr = learning_rate(step, c)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            ids, targets = draw(corpus.train, B, T, c.seed, step)               # both (B, T)
+            logits = model(ids.to(device))                                      # (B, T, V)
+            loss = cross_entropy(logits, targets.to(device))                    # one number
+            loss.backward()                                                     # the gradients
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            # The step is done; the rest of the loop measures, tells and saves.
+            done = step + 1
+            measured = {"step": done, "tokens": done * B * T, "epoch": done / steps_per_epoch,
+                        "train_loss": loss.item(), "lr": lr, "grad_norm": grad_norm.item(),
+                        "tokens_per_second": B * T / (time.perf_counter() - began)}
+            if not math.isfinite(measured["train_loss"]):
+                raise FloatingPointError(
+                    f"the loss is {measured['train_loss']} at step {done}; the checkpoints of "
+                    f"{folder} are from before it. A smaller --learning-rate may help")
+            if done % c.eval_every == 0 or done == c.steps:
+                nats, correct, n = score(model, every_window(corpus.val, B, T))
+                measured |= {"val_loss": nats / n, "val_accuracy": correct / n,
+                             "val_bits_per_byte": nats / math.log(2) / corpus.meta["val"]["bytes"]}
+            measured["seconds"] = time.perf_counter() - start
+            metrics.write(json.dumps(measured) + "\n")
+            metrics.flush()
+
+            bar.update()
+            bar.set_postfix_str(f"loss {measured['train_loss']:.3f}, "
+                                f"{measured['tokens_per_second']:,.0f} tokens/s")
+            if done == first_step + 1 or "val_loss" in measured:
+                tqdm.write(table_row(measured))
+            if measured.get("val_loss", math.inf) < best_val_loss:
+                best_val_loss = measured["val_loss"]
+                save_checkpoint(folder / "best.pt", model, step=done, val_loss=best_val_loss)
+            if "val_loss" in measured or stop:
+                save_checkpoint(folder / "last.pt", model, optimizer=optimizer.state_dict(),
+                                rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all(),
+                                step=done, seconds=measured["seconds"], best=best_val_loss)
+                draw_curves([folder], folder / "loss.png")
+            if stop:
+                bar.close()
+                print(f"\nstopped after step {done:,} and saved. To go on:\n"
+                      f"    python train.py --run {folder.name} --resume")
+                sys.exit(128 + stop[0])
+    bar.close()
+
+    model, tokens = load_run(folder, device)
+    print(f"\nThe best model's validation loss is {best_val_loss:.3f} nats a token. It writes:\n")
+    generator = torch.Generator(device).manual_seed(c.seed)
+    ids = generate(model, tokens.separator, 300,
+                   lambda logits: temperature(logits, 0.8, generator))
+    for text in stream(tokens, ids):
+        print(text, end="", flush=True)
+    print(f"""
+
+Go on with
+    python sample.py {folder} --temperature 0.5         # let it write more, more carefully
+    python eval.py {folder}                             # see how good it is
+    python train.py --n-layer 2 --run shallow             # change one thing ...
+    python train.py --plot {folder} runs/shallow        # ... and see what it did
+The curves are in {folder / "loss.png"}.""")
+
+
+if __name__ == "__main__":
+    main()
