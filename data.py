@@ -323,7 +323,8 @@ def add_flags(parser, config_class, skip=()):
     A flag that is not given leaves no trace in the parsed options, so defaults stay in one place.
     """
     source = inspect.getsource(config_class)
-    group = parser.add_argument_group(f"{config_class.__name__}, {config_class.__module__}.py")
+    file = Path(inspect.getfile(config_class)).name
+    group = parser.add_argument_group(f"settings of {config_class.__name__}, {file}")
     for f in fields(config_class):
         if f.name not in skip:
             comment = re.search(rf"^    {f.name}: .*?# (.*)$", source, re.MULTILINE)[1]

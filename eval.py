@@ -46,9 +46,8 @@ def main():
         corpus = reopen(config["corpus"], config["data"])
 
     T, V, n_bytes = model.config.context_length, model.config.vocab_size, corpus.meta["val"]["bytes"]
-    n_windows = -(-(len(corpus.val) - 1) // T)
-    batches = tqdm(every_window(corpus.val, 32, T), total=-(-n_windows // 32), unit="batch",
-                   leave=False, disable=None)
+    batches = tqdm(every_window(corpus.val, 32, T), total=math.ceil(len(corpus.val) / (32 * T)),
+                   unit="batch", leave=False, disable=None)
     nats, correct, n_tokens = score(model, batches)
     table = {str(folder): figures(nats, correct, n_tokens, n_bytes),
              "knows nothing": figures(n_tokens * math.log(V), n_tokens / V, n_tokens, n_bytes)}
@@ -57,7 +56,7 @@ def main():
         print(json.dumps({"run": str(folder), "tokens": n_tokens, "bytes": n_bytes}
                          | table[str(folder)]))
         return
-    print(f"the validation split of {corpus.folder}: {n_tokens:,} tokens foretold, {n_bytes:,} bytes\n")
+    print(f"validation split of {corpus.folder}: {n_tokens:,} tokens foretold, {n_bytes:,} bytes\n")
     print(f"{'model':24}{'loss (nats)':>12}{'perplexity':>12}{'bits/byte':>11}{'accuracy':>10}")
     for name, f in table.items():
         print(f"{name:24}{f['loss']:12.4f}{f['perplexity']:12.3f}{f['bits_per_byte']:11.4f}"

@@ -47,7 +47,8 @@ def load_checkpoint(path):
     if not Path(path).exists():
         raise ValueError(f"there is no checkpoint {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: checkpoint[key] for key in ("model_config", "model")} | checkpoint
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}); if the run has "

@@ -29,6 +29,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -42,16 +43,16 @@ from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_de
 @dataclass
 class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
-    steps: int = 1500           # batches to learn from, one step of the optimiser each
-    batch_size: int = 16        # B, windows of text in a batch
-    learning_rate: float = 2e-3     # how far a step goes, at the end of the warm-up
-    min_learning_rate: float = 2e-4     # what the cosine has brought it down to at the last step
+    steps: int = 2000           # batches to learn from, one step of the optimiser each
+    batch_size: int = 8         # B, windows of text in a batch
+    learning_rate: float = 4e-3     # how far a step goes, at the end of the warm-up
+    min_learning_rate: float = 4e-4     # what the cosine has brought it down to at the last step
     warmup_steps: int = 100     # steps over which it rises from 0
     beta1: float = 0.9          # AdamW: how much of the mean gradient is kept from step to step
     beta2: float = 0.99         # AdamW: the same for the mean squared gradient
     weight_decay: float = 0.1   # AdamW: pull of every matrix towards 0
     grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
-    eval_every: int = 300       # steps from one look at the validation split to the next
+    eval_every: int = 500       # steps from one look at the validation split to the next
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
     def __post_init__(self):
@@ -65,7 +66,8 @@ PRESETS = {     # what differs from the defaults of DataConfig, GPTConfig and Tr
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2,
                  batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, beta2=0.95,
-                 steps=20_000, learning_rate=6e-4, min_learning_rate=6e-5, warmup_steps=700),
+                 batch_size=16, steps=20_000, warmup_steps=700,
+                 learning_rate=6e-4, min_learning_rate=6e-5),
 }
 
 # ------------------------------------------------------------------------------------------
@@ -173,27 +175,37 @@ def cut_metrics(folder, step):
 
 
 def draw_curves(folders, path):
-    """The loss of one run, or of several over each other, against steps."""
+    """The losses of one run, or of several over each other, against steps.
+
+    Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
+    of the steps around. Dots: the whole validation split.
+    """
     import matplotlib
     matplotlib.use("Agg")       # draw into files; no window needed
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    pyplot.rc("font", size=13)
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for i, folder in enumerate(folders):
-        lines, colour = read_metrics(folder), f"C{i}"
-        steps, losses = [m["step"] for m in lines], [m["train_loss"] for m in lines]
-        seen = [m for m in lines if "val_loss" in m]
-        axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.8, label=f"{folder.name}, train")
-        axes.plot([m["step"] for m in seen], [m["val_loss"] for m in seen], "o-", color=colour,
-                  linewidth=2, label=f"{folder.name}, validation")
-        if seen:
-            axes.annotate(f"{seen[-1]['val_loss']:.3f}", (seen[-1]["step"], seen[-1]["val_loss"]),
-                          xytext=(0, 8), textcoords="offset points", ha="center", color=colour)
+        measured, colour = read_metrics(folder), f"C{i}"
+        steps = [m["step"] for m in measured]
+        train = np.array([m["train_loss"] for m in measured])
+        width = len(train) // 100 * 2 + 1
+        smooth = np.convolve(train, np.ones(width) / width, mode="valid")
+        axes.plot(steps, train, color=colour, alpha=0.2, linewidth=0.8)
+        axes.plot(steps[width // 2:len(steps) - width // 2], smooth, color=colour, linewidth=1.2,
+                  label=f"{folder.name}: training batches")
+        val = [(m["step"], m["val_loss"]) for m in measured if "val_loss" in m]
+        if val:
+            axes.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=7,
+                      markeredgecolor="black", label=f"{folder.name}: validation split")
+            axes.annotate(f"{val[-1][1]:.3f}", val[-1], xytext=(0, 10), ha="center",
+                          textcoords="offset points", weight="bold")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=150, format="png"))
+    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
     pyplot.close(figure)
 
 
