@@ -1,6 +1,7 @@
 """The table's figures against a direct computation."""
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -44,8 +45,8 @@ def test_the_same_as_training_measured(trained, report):
 
 
 def test_table_and_json_agree_and_repeat(trained, report):
-    table = run("eval.py", cwd=trained)[0]
-    assert table == run("eval.py", cwd=trained)[0]
+    table = run("eval.py", "runs/first", cwd=trained)[0]
+    assert table == run("eval.py", "runs/first", cwd=trained)[0]
     assert f"{report['loss']:.4f}" in table and f"{report['bits_per_byte']:.4f}" in table
 
 
@@ -55,7 +56,6 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary():
 
 
 def test_a_deleted_corpus_is_prepared_again(trained, report, tmp_path):
-    import shutil
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "corpora")
     assert json.loads(run("eval.py", "runs/first", "--json", cwd=tmp_path)[0]) == report

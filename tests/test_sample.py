@@ -54,7 +54,7 @@ def test_stream_waits_for_the_whole_character():
 
 
 def test_the_same_seed_writes_the_same_text(trained):
-    ask = ["sample.py", "--tokens", 40, "--prompt", "10 green", "--seed"]
+    ask = ["sample.py", "first", "--tokens", 40, "--prompt", "10 green", "--seed"]
     first, again, other = (run(*ask, seed, cwd=trained)[0] for seed in (7, 7, 8))
     assert first == again != other and first.startswith("10 green") and len(first) == 49
     both, _ = run(*ask, 7, "--samples", 2, cwd=trained)
