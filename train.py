@@ -23,6 +23,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -268,6 +269,7 @@ def main():
                              "longer, start a new run with more --steps")
 
     # What the loop works with.
+    stop = stop_on_signals()
     c = TrainConfig(**config["train"])
     torch.manual_seed(c.seed)
     model = GPT(GPTConfig(**config["model"])).to(device)
@@ -292,7 +294,6 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
 
    step  train loss  val loss  bits/byte  accuracy  tokens/s  seconds""")
 
-    stop = stop_on_signals()
     bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False, disable=None)
     start = time.perf_counter() - seconds_before
     with clear_errors((OSError, FloatingPointError)), open(folder / "metrics.jsonl", "a") as metrics:
@@ -354,14 +355,14 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
                    lambda logits: temperature(logits, 0.8, generator))
     for text in stream(tokens, ids):
         print(text, end="", flush=True)
+    same = "" if options.resume else " " + shlex.join(sys.argv[1:])
     print(f"""
 
-Go on with
-    python sample.py {folder} --temperature 0.5         # let it write more, more carefully
-    python eval.py {folder}                             # see how good it is
-    python train.py --n-layer 2 --run shallow             # change one thing ...
-    python train.py --plot {folder} runs/shallow        # ... and see what it did
-The curves are in {folder / "loss.png"}.""")
+The curve is in {folder / "loss.png"}. Go on:
+    more text, less wild    python sample.py {folder} --temperature 0.5
+    how good is it?         python eval.py {folder}
+    change one thing        python train.py{same.rstrip()} --n-layer 2 --run shallow
+    what did it do?         python train.py --plot {folder} runs/shallow""")
 
 
 if __name__ == "__main__":
