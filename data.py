@@ -29,6 +29,7 @@ import sys
 import tempfile
 import unicodedata
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,8 @@ TEXT_FILES = {".txt", ".md"}    # what is taken from a folder; a file named by i
 class DataConfig:
     """Which text, and how it is prepared. A trailing comment is the flag's --help."""
     source: tuple = ("shakespeare",)  # the text: shakespeare (38 plays), or files and folders
-    tokenizer: str = "char"           # how text becomes ids: char
+    tokenizer: str = "char"           # how text becomes ids: char, word, bpe or gpt2
+    vocab_size: int = 0               # tokens to learn; 0: all characters, 8192 words, 1024 pairs
     val_fraction: float = 0.1         # share of the text kept aside for validation
     split_seed: int = 1               # picks the documents kept aside, where there are many
 
@@ -53,8 +55,11 @@ class DataConfig:
         self.source = tuple(self.source)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
-        if self.tokenizer != "char":
-            raise ValueError(f"unknown tokenizer {self.tokenizer!r}; there is: char")
+        if self.tokenizer not in tokenizer.NAMES:
+            raise ValueError(f"there is no tokenizer {self.tokenizer!r}; "
+                             f"choose {', '.join(tokenizer.NAMES)}")
+        if self.vocab_size < 0:
+            raise ValueError(f"vocab_size is {self.vocab_size}; it must be 0 or more")
 
 
 # ------------------------------------------------------------------------------------------
@@ -171,8 +176,10 @@ def prepare(config):
     if not documents:
         raise ValueError(f"there is no text in {', '.join(config.source)}")
     train, val = split(documents, config.val_fraction, config.split_seed)
-    # An alphabet gives nothing of the validation text away, so it may be read off all of it.
-    tokens = tokenizer.CharTokenizer.train(documents)
+    # Words and byte pairs are learned from the training split alone. An alphabet gives nothing
+    # of the validation text away, so it is read off all of it, and no character is unknown.
+    tokens = tokenizer.build(config.tokenizer, documents if config.tokenizer == "char" else train,
+                             config.vocab_size)
 
     CORPORA.mkdir(exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CORPORA))
@@ -189,16 +196,24 @@ def prepare(config):
 
 
 def store(texts, tokens, path):
-    """Write the ids of the texts, a separator between two of them, and return what was counted."""
-    dtype = np.uint16 if tokens.vocab_size <= 2 ** 16 else np.uint32
-    ids = []
-    for text in texts:
-        ids += (tokens.separator if ids else []) + tokens.encode(text)
-    raw = np.array(ids, dtype=dtype).tobytes()
-    path.write_bytes(raw)
+    """Write the ids of the texts, a separator between two of them, and return what was counted.
+
+    The counts are of the texts alone: a separator is no character and no byte of any of them.
+    """
+    dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2 ** 16 else np.uint32)
+    digest, n_tokens, n_unknown = hashlib.sha256(), 0, 0
+    with open(path, "wb") as file:
+        for i, text in enumerate(texts):
+            between = [tokens.separator] if i else []
+            for ids in chain(between, tokens.encode_chunks([text], special="text")):
+                raw = np.array(ids, dtype=dtype).tobytes()
+                file.write(raw)
+                digest.update(raw)
+                n_tokens += len(ids)
+                n_unknown += 0 if tokens.unk is None else ids.count(tokens.unk)
     return {"documents": len(texts), "characters": sum(map(len, texts)),
-            "bytes": len(tokens.decode(ids).encode()), "tokens": len(ids),
-            "dtype": np.dtype(dtype).name, "sha256": hashlib.sha256(raw).hexdigest()}
+            "bytes": sum(len(text.encode()) for text in texts), "tokens": n_tokens,
+            "unknown": n_unknown, "dtype": dtype.name, "sha256": digest.hexdigest()}
 
 
 def load_corpus(folder, context_length=1):
@@ -362,7 +377,7 @@ def main():
         corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
 
     print(f"{corpus.folder}: {corpus.meta['vocab_size']} different tokens\n")
-    columns = ("documents", "characters", "bytes", "tokens")
+    columns = ("documents", "characters", "bytes", "tokens", "unknown")
     print(f"{'split':8}" + "".join(f"{name:>12}" for name in columns) + "  tokens per byte")
     for name in ("train", "val"):
         counts = corpus.meta[name]

@@ -10,7 +10,8 @@ import data
 from conftest import TEXT, one_line, run
 from data import DataConfig, draw, every_window, load_corpus, prepare, windows_per_epoch
 
-MESSY = "\ufeffCafe\u0301 fran\u00e7ais,  \r\nl'\u0153uvre\t\r\n\r\n  indented\u00a0line \n\U0001f44b\n"
+MESSY = ("\ufeffCafe\u0301 fran\u00e7ais,  \r\nl'\u0153uvre\t\r\n\r\n"
+         "  indented\u00a0line \n\U0001f44b\n")
 CLEAN = "Caf\u00e9 fran\u00e7ais,\nl'\u0153uvre\n\n  indented\u00a0line\n\U0001f44b"
 
 
@@ -41,6 +42,7 @@ def test_one_document_is_cut_once_and_decodes_to_the_clean_text():
     assert decoded(corpus, "train") == clean[:cut]
     assert decoded(corpus, "val") == clean[cut:]
     assert corpus.meta["val"]["bytes"] == len(clean[cut:].encode())
+    assert corpus.meta["val"]["unknown"] == 0
 
 
 def test_many_documents_are_split_whole():
@@ -77,6 +79,27 @@ def test_prepared_once_by_content_not_by_name():
     assert prepare(DataConfig(source=["b/a.txt"], val_fraction=0.2)) != folder
     write("b/a.txt", TEXT.replace("green", "brown"))
     assert prepare(DataConfig(source=["b/a.txt"])) != folder        # edited under the same name
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_every_tokenizer_gives_the_text_back(kind):
+    """Separators aside, and words that only the validation split has."""
+    special_as_text = "" if kind == "word" else "<|endoftext|>"
+    texts = [f"one two\n\nthree {special_as_text}", "four \U0001f44b", "five one"]
+    for n, text in enumerate(texts * 4):
+        write(f"{n}.txt", text + f" {n} " + "one two three four five\n" * 9)
+    config = DataConfig(source=[f"{n}.txt" for n in range(12)], tokenizer=kind, vocab_size=300)
+    corpus = load_corpus(prepare(config))
+    documents = [data.normalise(Path(f"{n}.txt").read_text()) for n in range(12)]
+    between = corpus.tokenizer.decode(corpus.tokenizer.separator)
+    assert between == ("\n\n" if kind == "char" else "<|endoftext|>")
+    train, val = data.split(documents, 0.1, 1)
+    assert decoded(corpus, "train") == between.join(train)
+    assert corpus.meta["train"]["bytes"] == sum(len(text.encode()) for text in train)
+    if kind != "word":
+        assert decoded(corpus, "val") == between.join(val)
+    else:
+        assert corpus.meta["val"]["unknown"] == decoded(corpus, "val").count("\ufffd") > 0
 
 
 def test_a_failed_preparation_leaves_nothing(monkeypatch):
@@ -153,7 +176,8 @@ def test_a_batch_may_span_epochs():
     assert torch.equal(ids, single)
 
 
-@pytest.mark.parametrize("n, T, B", [(1000, 16, 4), (17, 16, 4), (18, 16, 4), (64, 16, 1), (5, 16, 2)])
+@pytest.mark.parametrize("n, T, B", [
+    (1000, 16, 4), (17, 16, 4), (18, 16, 4), (64, 16, 1), (5, 16, 2)])
 def test_validation_asks_for_each_token_once_in_order(n, T, B):
     batches = list(every_window(tokens(n), B, T))
     assert torch.cat([y.flatten() for _, y in batches]).tolist() == list(range(1, n))
@@ -172,5 +196,5 @@ def test_the_script_describes_and_reuses(tmp_path):
 
 def test_unknown_flags_name_the_near_one(tmp_path):
     assert "--source" in one_line("data.py", "--sorce", "x", cwd=tmp_path)
-    assert "char" in one_line("data.py", "--tokenizer", "chars", cwd=tmp_path)
+    assert "choose char, word" in one_line("data.py", "--tokenizer", "chars", cwd=tmp_path)
     assert "val_fraction" in one_line("data.py", "--val-fraction", "2", cwd=tmp_path)
