@@ -45,7 +45,8 @@ def main():
         config = read_config(folder)
         corpus = reopen(config["corpus"], config["data"])
 
-    T, V, n_bytes = model.config.context_length, model.config.vocab_size, corpus.meta["val"]["bytes"]
+    T, V = model.config.context_length, model.config.vocab_size
+    n_bytes = corpus.meta["val"]["bytes"]
     batches = tqdm(every_window(corpus.val, 32, T), total=math.ceil(len(corpus.val) / (32 * T)),
                    unit="batch", leave=False, disable=None)
     nats, correct, n_tokens = score(model, batches)

@@ -153,11 +153,12 @@ def main():
         if options.prompt_file:
             prompt = Path(options.prompt_file).read_text(encoding="utf-8")
 
-    unknown = "".join(sorted({c for c in prompt if tokens.decode(tokens.encode(c)) != c}))
-    if unknown:
-        print(f"sample.py: the model has never seen {unknown!r}; it reads them as <unk>",
-              file=sys.stderr)
     ids = tokens.encode(prompt) or tokens.separator or [0]
+    if tokens.unk is not None and prompt:
+        strange = {s for s in tokens.pattern.findall(prompt) if tokens.unk in tokens.encode(s)}
+        if strange:
+            print(f"sample.py: the model has never seen {', '.join(map(repr, sorted(strange)))}; "
+                  "it reads <unk> there", file=sys.stderr)
     for i in range(options.samples):
         generator = torch.Generator(device).manual_seed(options.seed + i)
         pick = (greedy if options.greedy or options.temperature == 0 else

@@ -296,7 +296,8 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
 
     bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False, disable=None)
     start = time.perf_counter() - seconds_before
-    with clear_errors((OSError, FloatingPointError)), open(folder / "metrics.jsonl", "a") as metrics:
+    metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")
+    with clear_errors((OSError, FloatingPointError)), metrics:
         for step in range(first_step, c.steps):
             began = time.perf_counter()
             lr = learning_rate(step, c)

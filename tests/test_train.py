@@ -45,7 +45,8 @@ def test_a_run_is_a_whole_folder(trained):
 
 
 def test_what_is_printed(trained, tmp_path):
-    stdout, _ = run("train.py", "--source", trained / "text.txt", "--steps", 20, *SMALL, cwd=tmp_path)
+    text = trained / "text.txt"
+    stdout, _ = run("train.py", "--source", text, "--steps", 20, *SMALL, cwd=tmp_path)
     assert "on cpu" in stdout and "val loss" in stdout and "python sample.py runs/nano" in stdout
     written = stdout.split("It writes:\n\n")[1].split("\n\nThe curve is in")[0]
     assert 250 <= len(written) <= 301
