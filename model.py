@@ -4,21 +4,23 @@ GPT from raw tensors: what a language model computes, every step written out.
 A language model reads T tokens and, at each of the T places, gives a score (a logit) to every
 token of its vocabulary: how well it would do as the next one. GPT gets there in three moves:
 
-    embed     each token id, and its place in the text, becomes a vector of C numbers
+    embed     each token id becomes a vector of C numbers
     mix       n_layer blocks; in each, every place first gathers what it needs from the places
               before it (attention), then thinks about it on its own (the MLP)
-    predict   each vector is compared with every token's own vector: the logits
+    predict   each vector is compared with every token's output vector: the logits
 
 The file climbs in the same order: first the maths, as functions of tensors; then a faster twin
-of each, for running rather than reading; then the modules that hold the weights; then GPT.
+of each, for running rather than reading; then the modules that hold the weights; then GPT. Where the
+field has changed its mind since GPT-2, both ways stand side by side, and a switch picks one.
+
 A comment at the end of a line is the shape of its result. The letters in it are
-    B sequences   T tokens in each   C = n_embd numbers per token
-    H heads       D = C / H numbers per token in a head       V = vocab_size
+    B sequences   T tokens in each   C = n_embd numbers per token      V = vocab_size
+    H heads       D = C / H numbers per token in a head       S places that can be looked at
 
     python model.py             # the shapes as one batch flows through, and the parameters
 
 Papers: Attention Is All You Need (Vaswani et al., 2017); Language Models are Unsupervised
-Multitask Learners (GPT-2; Radford et al., 2019).
+Multitask Learners (GPT-2; Radford et al., 2019). Later ideas name theirs where they stand.
 """
 import argparse
 import math
@@ -38,9 +40,10 @@ def embedding(ids, W):
     return W[ids]                                               # (..., C)
 
 
-def linear(x, W, b):
+def linear(x, W, b=None):
     """Every output is a weighted sum of all the inputs, plus a bias. W is (n_in, n_out)."""
-    return x @ W + b                                            # (..., n_out)
+    y = x @ W                                                   # (..., n_out)
+    return y if b is None else y + b                            # (..., n_out)
 
 
 def softmax(x):
@@ -50,38 +53,72 @@ def softmax(x):
     result (it divides above and below by the same number) and makes every exponent <= 0.
     """
     x = x - x.max(dim=-1, keepdim=True).values                  # (..., n), all <= 0
-    exp = x.exp()                                               # (..., n), in (0, 1]
+    exp = x.exp()                                               # (..., n), in [0, 1]
     return exp / exp.sum(dim=-1, keepdim=True)                  # (..., n)
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits, targets, ignore=-1):
     """How surprised the model is, in nats: the mean of -ln p(target). Zero is certainty.
 
     logits (..., V), targets (...) of ids; a model that knows nothing scores ln(V).
     -ln softmax(x)[i] = ln sum exp(x) - x[i], with the largest logit taken out as in softmax.
+    Places whose target is the number `ignore` do not count.
     """
     logits = logits - logits.max(dim=-1, keepdim=True).values   # (..., V)
     log_sum = logits.exp().sum(dim=-1).log()                    # (...)
-    chosen = logits.gather(-1, targets[..., None])[..., 0]      # (...)
-    return (log_sum - chosen).mean()                            # ()
+    counts = targets != ignore                                  # (...) of booleans
+    chosen = logits.gather(-1, (targets * counts)[..., None])[..., 0]   # (...)
+    return ((log_sum - chosen) * counts).sum() / counts.sum()   # ()
 
 
-def layer_norm(x, gain, bias, eps=1e-5):
+def layer_norm(x, gain, bias=None, eps=1e-5):
     """Shift and scale each vector to mean 0 and variance 1; then let the model rescale it.
 
     It keeps the numbers of a deep stack in one range (Ba, Kiros and Hinton, 2016).
     """
     centred = x - x.mean(dim=-1, keepdim=True)                  # (..., C)
     variance = (centred * centred).mean(dim=-1, keepdim=True)   # (..., 1)
-    return centred * torch.rsqrt(variance + eps) * gain + bias  # (..., C)
+    y = centred * torch.rsqrt(variance + eps) * gain            # (..., C)
+    return y if bias is None else y + bias                      # (..., C)
+
+
+def rms_norm(x, gain=None, eps=1e-5):
+    """Layer norm without the shift: divide each vector by the root of its mean square.
+
+    It is the scaling that helps, not the centring (Zhang and Sennrich, 2019).
+    """
+    y = x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + eps)   # (..., C)
+    return y if gain is None else y * gain                      # (..., C)
 
 
 def gelu(x):
     """A smooth switch: near 0 for negative x, near x for positive (Hendrycks, Gimpel, 2016).
 
-    This is the tanh approximation of x * P(a standard normal < x) that GPT-2 was trained with.
+    This is the tanh approximation that GPT-2 was trained with; gelu_exact is what it is near.
     """
-    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))   # (...)
+
+
+def gelu_exact(x):
+    """x times the probability that a draw from the standard normal distribution is below x."""
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))          # (...)
+
+
+def silu(x):
+    """Another smooth switch: x times the sigmoid of x."""
+    return x / (1 + torch.exp(-x))                              # (...)
+
+
+def relu2(x):
+    """The plain switch, squared: 0 below 0, x^2 above. Cheap, and as good (Primer; So, 2021)."""
+    positive = x.clamp(min=0)                                   # (...)
+    return positive * positive                                  # (...)
+
+
+def swiglu(x):
+    """One half of the numbers decides how much of the other half gets through (Shazeer, 2020)."""
+    gate, value = x.chunk(2, dim=-1)                            # (..., n / 2) each
+    return silu(gate) * value                                   # (..., n / 2)
 
 
 def dropout(x, p):
@@ -92,49 +129,113 @@ def dropout(x, p):
     return x * keep / (1 - p)                                   # (..., C)
 
 
-def causal_mask(T, device=None):
-    """True where place t (a row) may look at place s (a column): s <= t, never the future."""
-    places = torch.arange(T, device=device)                     # (T,)
-    return places[:, None] >= places[None, :]                   # (T, T)
+def rotary_table(T, D, base=10_000):
+    """The cosines and sines by which rotary() turns the D numbers of a head, for T places.
 
-
-def attention(q, k, v, p=0.0):
-    """Each place asks a question (q), each earlier place has a key (k) and something to say (v).
-
-    q, k, v (..., T, D). The match of question and key decides how much of each value is taken:
-    softmax(q k^T / sqrt(D)) v. A sum of D products has a spread of sqrt(D); dividing by it
-    keeps the softmax away from all-or-nothing, where it would have no gradient. p is the share
-    of the weights dropped out in training.
+    The first D/2 pairs' angles are place * speed; pair 0 turns by one radian a place, the last
+    one almost base times slower. Each is written twice, once for either number of its pair.
     """
-    T, D = q.shape[-2:]
-    scores = q @ k.transpose(-2, -1) / math.sqrt(D)             # (..., T, T)
-    scores = scores.masked_fill(~causal_mask(T, q.device), -math.inf)
-    weights = softmax(scores)                                   # (..., T, T), rows sum to 1
-    return dropout(weights, p) @ v                              # (..., T, D)
+    speed = base ** (-torch.arange(0, D, 2) / D)                # (D/2,), from 1 down to 1 / base
+    angle = torch.arange(T)[:, None, None] * speed              # (T, 1, D/2); the 1 is for heads
+    cos, sin = angle.cos(), angle.sin()                         # (T, 1, D/2) each
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])   # (2, T, 1, D)
+
+
+def rotary(x, cos, sin):
+    """Tell a vector where it stands by turning it (RoPE; Su et al., 2021). x is (..., T, H, D).
+
+    Number i and number i + D/2 are a point (a, b) in a plane, which becomes
+    (a cos - b sin, b cos + a sin). The product of a question turned by t and a key turned by s
+    depends on t - s only: attention sees how far apart two places are, wherever they stand.
+    """
+    partner = x.roll(x.shape[-1] // 2, dims=-1)                 # (..., T, H, D), b for a, a for b
+    return x * cos + partner * sin                              # (..., T, H, D)
+
+
+def causal_mask(T, S=None, device=None):
+    """True where one of the last T of S places (a row) may look at a place (a column).
+
+    It may look at itself and at what is before it, never at the future.
+    """
+    S = S or T
+    places = torch.arange(S, device=device)                     # (S,)
+    return places[S - T:, None] >= places[None, :]              # (T, S)
+
+
+def attention_weights(q, k, mask=None):
+    """How much each place looks at each other: (..., T, S), rows sum to 1.
+
+    Each place asks a question (q), each place it may look at has a key (k); how well they match
+    is their product. A sum of D products has a spread of sqrt(D); dividing by it keeps the
+    softmax away from all-or-nothing, where it would have no gradient. mask is causal_mask()
+    unless given; a place that may look nowhere gives weight to nothing.
+    """
+    T, D, S = *q.shape[-2:], k.shape[-2]
+    mask = causal_mask(T, S, q.device) if mask is None else mask    # (T, S) of booleans
+    scores = q @ k.transpose(-2, -1) / math.sqrt(D)             # (..., T, S)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)   # (..., T, S)
+    return softmax(scores) * mask                               # (..., T, S)
+
+
+def attention(q, k, v, mask=None, p=0.0):
+    """Each place takes of every value (v) as much as its question (q) matches the key (k).
+
+    q (..., H, T, D); k and v (..., G, S, D), where T may be the last few of S places. G = H is
+    multi-head attention: H small ones side by side, each free to look elsewhere. G < H is
+    grouped-query attention, with less to keep in mind while writing (Ainslie et al., 2023).
+    p is the share of the weights dropped out in training.
+    """
+    if q.shape[:-2] != k.shape[:-2]:        # each key and value serves H / G heads of questions
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
+    weights = attention_weights(q, k, mask)                     # (..., H, T, S)
+    return dropout(weights, p) @ v                              # (..., H, T, D)
 
 
 # ------------------------------------------------------------------------------------------
 # The same maths for running: PyTorch's own kernels do in one pass over memory what the lines
 # above do in several. tests/test_model.py proves each pair equal, in value and in gradient.
 
+
+def fused_linear(x, W, b=None):
+    rows = x.reshape(-1, W.shape[0])                            # (all the leading ones, n_in)
+    y = rows @ W if b is None else torch.addmm(b, rows, W)      # (all the leading ones, n_out)
+    return y.view(*x.shape[:-1], W.shape[1])                    # (..., n_out)
+
+
+def fused_attention(q, k, v, mask=None, p=0.0):
+    T, S = q.shape[-2], k.shape[-2]
+    causal = mask is None and T == S
+    if mask is None and 1 < T < S:          # a single last place may look at all the others
+        mask = causal_mask(T, S, q.device)                      # (T, S)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, p, is_causal=causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
+
+
 RAW = SimpleNamespace(
-    embedding=embedding, linear=linear, layer_norm=layer_norm, gelu=gelu, dropout=dropout,
-    attention=attention, cross_entropy=cross_entropy)
+    embedding=embedding, linear=linear, layer_norm=layer_norm, rms_norm=rms_norm, gelu=gelu,
+    relu2=relu2, swiglu=swiglu, dropout=dropout, rotary=rotary, attention=attention,
+    cross_entropy=cross_entropy)
 
 FUSED = SimpleNamespace(
-    embedding=F.embedding,
-    linear=lambda x, W, b: torch.addmm(b, x.flatten(0, -2), W).view(*x.shape[:-1], -1),
-    layer_norm=lambda x, gain, bias: F.layer_norm(x, gain.shape, gain, bias),
+    embedding=F.embedding, linear=fused_linear, dropout=F.dropout, attention=fused_attention,
+    layer_norm=lambda x, gain, bias=None: F.layer_norm(x, gain.shape, gain, bias),
+    rms_norm=lambda x, gain=None: (     # on a CPU, PyTorch's own is slower than the lines above
+        F.rms_norm(x, x.shape[-1:], gain, 1e-5) if x.is_cuda else rms_norm(x, gain)),
     gelu=lambda x: F.gelu(x, approximate="tanh"),
-    dropout=F.dropout,
-    attention=lambda q, k, v, p=0.0: F.scaled_dot_product_attention(
-        q, k, v, dropout_p=p, is_causal=True),
-    cross_entropy=lambda logits, targets: F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
+    relu2=lambda x: F.relu(x).square(),
+    swiglu=lambda x: F.silu(x.chunk(2, dim=-1)[0]) * x.chunk(2, dim=-1)[1],
+    rotary=lambda x, cos, sin: torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin),
+    cross_entropy=lambda logits, targets, ignore=-1: F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=ignore))
 
 KERNELS = {"raw": RAW, "fused": FUSED}
 
 # ------------------------------------------------------------------------------------------
 # The model. nn.Module and nn.Parameter hold the weights, and do nothing else.
+
+
+CHOICES = {"norm": ("layernorm", "rmsnorm"), "position": ("learned", "rotary"),
+           "mlp": ("gelu", "relu2", "swiglu"), "kernels": tuple(KERNELS)}
 
 
 @dataclass
@@ -143,21 +244,51 @@ class GPTConfig:
     vocab_size: int = 84         # V, how many different tokens there are; set by the tokenizer
     context_length: int = 128    # the longest T: how many tokens the model sees at once
     n_layer: int = 4             # blocks, one on top of the other
-    n_head: int = 4              # attention heads in a block; n_embd must be a multiple of it
+    n_head: int = 4              # H, attention heads in a block; n_embd must be a multiple of it
+    n_kv_head: int = 0           # G, heads of keys and values; 0: n_head, fewer: grouped-query
     n_embd: int = 128            # C, numbers per token
+    norm: str = "rmsnorm"        # what keeps the numbers in range: layernorm | rmsnorm
+    position: str = "rotary"     # how a token knows its place: learned | rotary
+    mlp: str = "relu2"           # the switch inside the MLP: gelu | relu2 | swiglu
+    mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
+    qk_norm: bool = True         # RMS norm of questions and keys, so that no match is extreme
+    tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
+    bias: bool = False           # a bias in every linear layer and layer norm
+    zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero
     dropout: float = 0.0         # share of numbers zeroed in training, 0 to 1; against overfitting
-    kernels: str = "fused"       # raw: the written-out maths | fused: PyTorch's own, the same faster
+    kernels: str = "fused"       # raw: the written-out maths | fused: PyTorch's own, faster
 
     def __post_init__(self):
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.n_kv_head = self.n_kv_head or self.n_head
+        gated = 8 * math.ceil(self.n_embd / 3)      # three matrices of 8/3 C weigh as two of 4 C
+        self.mlp_width = self.mlp_width or (gated if self.mlp == "swiglu" else 4 * self.n_embd)
+        for name, value in vars(self).items():
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name} is {value!r}; choose {' or '.join(CHOICES[name])}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(f"rotary turns pairs of numbers, and n_embd / n_head is odd: "
+                             f"{self.n_embd} / {self.n_head} = {self.head_size}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.kernels not in KERNELS:
-            raise ValueError(f"kernels is {self.kernels!r}; choose one of {', '.join(KERNELS)}")
+
+    @property
+    def head_size(self):
+        return self.n_embd // self.n_head                       # D
+
+
+ARCHS = {       # GPT-2 as it was in 2019, and the defaults: what has proven itself since
+    "gpt2": dict(norm="layernorm", position="learned", mlp="gelu", qk_norm=False,
+                 tie_embeddings=True, bias=True, zero_init=False),
+    "modern": dict(norm="rmsnorm", position="rotary", mlp="relu2", qk_norm=True,
+                   tie_embeddings=False, bias=False, zero_init=True),
+}
 
 
 def weight(*shape, std=0.02):
@@ -165,63 +296,82 @@ def weight(*shape, std=0.02):
     return nn.Parameter(torch.randn(*shape) * std)
 
 
+def bias(n, config):
+    return nn.Parameter(torch.zeros(n)) if config.bias else None
+
+
 def residual_std(config):
     """Each block adds two vectors to the stream, so n_layer blocks add 2 * n_layer of them.
 
-    Drawing the last matrix of each smaller by the root of that keeps the sum's spread in hand.
+    GPT-2 draws the last matrix of each smaller by the root of that, which keeps the sum's spread
+    in hand. Starting it at zero does so too: a block is at first not there, and then fades in.
     """
-    return 0.02 / math.sqrt(2 * config.n_layer)
+    return 0.0 if config.zero_init else 0.02 / math.sqrt(2 * config.n_layer)
 
 
-class LayerNorm(nn.Module):
+class Norm(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.ops = KERNELS[config.kernels]
+        self.norm, self.ops = config.norm, KERNELS[config.kernels]
         self.gain = nn.Parameter(torch.ones(config.n_embd))
-        self.bias = nn.Parameter(torch.zeros(config.n_embd))
+        self.bias = bias(config.n_embd, config) if config.norm == "layernorm" else None
 
     def forward(self, x):
-        return self.ops.layer_norm(x, self.gain, self.bias)     # (B, T, C)
+        if self.norm == "layernorm":
+            return self.ops.layer_norm(x, self.gain, self.bias)     # (B, T, C)
+        return self.ops.rms_norm(x, self.gain)                  # (B, T, C)
 
 
 class Attention(nn.Module):
-    """Multi-head attention: H small attentions side by side, each free to look elsewhere."""
+    """Each place gathers what it needs from the places before it."""
 
     def __init__(self, config):
         super().__init__()
-        C, self.n_head, self.dropout = config.n_embd, config.n_head, config.dropout
-        self.ops = KERNELS[config.kernels]
-        self.W_qkv = weight(C, 3 * C)                           # three matrices in one product
-        self.b_qkv = nn.Parameter(torch.zeros(3 * C))
+        C, self.config, self.ops = config.n_embd, config, KERNELS[config.kernels]
+        qkv = (config.n_head + 2 * config.n_kv_head) * config.head_size
+        self.W_qkv = weight(C, qkv)                             # three matrices in one product
+        self.b_qkv = bias(qkv, config)
         self.W_out = weight(C, C, std=residual_std(config))
-        self.b_out = nn.Parameter(torch.zeros(C))
+        self.b_out = bias(C, config)
 
-    def forward(self, x):
-        B, T, C = x.shape
-        H, D = self.n_head, C // self.n_head
-        qkv = self.ops.linear(x, self.W_qkv, self.b_qkv)        # (B, T, 3C)
-        q, k, v = qkv.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)    # each (B, H, T, D)
-        p = self.dropout * self.training                        # 0 unless we are training
-        y = self.ops.attention(q, k, v, p)                      # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, T, C), heads side by side
+    def qkv(self, x, rotation):
+        """Questions (B, H, T, D), keys and values (B, G, T, D) of x (B, T, C)."""
+        c, (B, T, _) = self.config, x.shape
+        H, G, D = c.n_head, c.n_kv_head, c.head_size
+        qkv = self.ops.linear(x, self.W_qkv, self.b_qkv)        # (B, T, (H + 2G) D)
+        qk, v = qkv.view(B, T, H + 2 * G, D).split([H + G, G], dim=2)
+        if c.qk_norm:                                           # (Henry et al., 2020)
+            qk = self.ops.rms_norm(qk)                          # (B, T, H + G, D)
+        if rotation is not None:
+            qk = self.ops.rotary(qk, *rotation)                 # (B, T, H + G, D)
+        q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x, rotation=None):
+        q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
+        p = self.config.dropout * self.training                 # 0 unless we are training
+        y = self.ops.attention(q, k, v, p=p)                    # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(x.shape)                  # (B, T, C), heads side by side
         y = self.ops.linear(y, self.W_out, self.b_out)          # (B, T, C)
         return self.ops.dropout(y, p)                           # (B, T, C)
 
 
 class MLP(nn.Module):
-    """Each place alone: up to 4C numbers, a switch on each, and back down to C."""
+    """Each place alone: up to mlp_width numbers, a switch on each, and back down to C."""
 
     def __init__(self, config):
         super().__init__()
-        C, self.dropout = config.n_embd, config.dropout
+        C, width, self.dropout = config.n_embd, config.mlp_width, config.dropout
+        up = 2 * width if config.mlp == "swiglu" else width     # a gate for each number, or none
         self.ops = KERNELS[config.kernels]
-        self.W_up = weight(C, 4 * C)
-        self.b_up = nn.Parameter(torch.zeros(4 * C))
-        self.W_down = weight(4 * C, C, std=residual_std(config))
-        self.b_down = nn.Parameter(torch.zeros(C))
+        self.switch = getattr(self.ops, config.mlp)
+        self.W_up = weight(C, up)
+        self.b_up = bias(up, config)
+        self.W_down = weight(width, C, std=residual_std(config))
+        self.b_down = bias(C, config)
 
     def forward(self, x):
-        h = self.ops.gelu(self.ops.linear(x, self.W_up, self.b_up))  # (B, T, 4C)
+        h = self.switch(self.ops.linear(x, self.W_up, self.b_up))   # (B, T, mlp_width)
         y = self.ops.linear(h, self.W_down, self.b_down)        # (B, T, C)
         return self.ops.dropout(y, self.dropout * self.training)    # (B, T, C)
 
@@ -231,11 +381,11 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.norm1, self.attention = LayerNorm(config), Attention(config)
-        self.norm2, self.mlp = LayerNorm(config), MLP(config)
+        self.norm1, self.attention = Norm(config), Attention(config)
+        self.norm2, self.mlp = Norm(config), MLP(config)
 
-    def forward(self, x):
-        x = x + self.attention(self.norm1(x))                   # (B, T, C)
+    def forward(self, x, rotation=None):
+        x = x + self.attention(self.norm1(x), rotation)         # (B, T, C)
         x = x + self.mlp(self.norm2(x))                         # (B, T, C)
         return x
 
@@ -243,30 +393,41 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The whole model: ids (B, T) in, logits (B, T, V) out; logits[:, t] has seen ids[:, :t+1].
 
-    The table that turns an id into a vector also scores the vectors at the end: a token that
-    would fit next is one whose own vector points the same way.
+    With tie_embeddings, the table that turns an id into a vector also scores the vectors at the
+    end: a token that would fit next is one whose own vector points the same way.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.config = config
-        self.ops = KERNELS[config.kernels]
-        self.token_table = weight(config.vocab_size, config.n_embd)          # (V, C)
-        self.position_table = weight(config.context_length, config.n_embd)   # (longest T, C)
+        self.config, self.ops = config, KERNELS[config.kernels]
+        V, C = config.vocab_size, config.n_embd
+        self.token_table = weight(V, C)                         # (V, C)
+        if config.position == "learned":
+            self.position_table = weight(config.context_length, C)  # (longest T, C)
+        else:
+            table = rotary_table(config.context_length, config.head_size)
+            self.register_buffer("rotation", table, persistent=False)   # (2, longest T, 1, D)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = LayerNorm(config)
+        self.norm = Norm(config)
+        if not config.tie_embeddings:
+            self.W_vocab = weight(C, V)                         # (C, V)
 
     def forward(self, ids):
-        B, T = ids.shape
+        T = ids.shape[1]
         if T > self.config.context_length:
             raise ValueError(f"{T} tokens do not fit a context of {self.config.context_length}")
-        x = self.ops.embedding(ids, self.token_table)           # (B, T, C), what
-        x = x + self.position_table[:T]                         # (B, T, C), and where
+        x = self.ops.embedding(ids, self.token_table)           # (B, T, C)
+        rotation = None
+        if self.config.position == "learned":
+            x = x + self.position_table[:T]                     # (B, T, C)
+        else:
+            rotation = self.rotation[:, :T]                     # (2, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
         for block in self.blocks:
-            x = block(x)                                        # (B, T, C)
+            x = block(x, rotation)                              # (B, T, C)
         x = self.norm(x)                                        # (B, T, C)
-        return x @ self.token_table.T                           # (B, T, V)
+        W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
+        return self.ops.linear(x, W)                            # (B, T, V)
 
     def n_parameters(self):
         return sum(p.numel() for p in self.parameters())
@@ -276,20 +437,20 @@ class GPT(nn.Module):
 def score(model, batches):
     """How well the model foretells text it is not learning from.
 
-    batches yields (ids, targets), both (B, T), on any device. Returns the summed loss in nats, how many times
-    the likeliest token was the right one, and the number of targets.
+    batches yields (ids, targets), both (B, T), on any device. Returns the summed loss in nats,
+    how many times the likeliest token was the right one, and the number of targets.
     """
     was_training = model.training
     model.eval()
-    cross_entropy = KERNELS[model.config.kernels].cross_entropy
     nats, correct, count = 0.0, 0, 0
     device = next(model.parameters()).device
     for ids, targets in batches:
         targets = targets.to(device)                            # (B, T)
         logits = model(ids.to(device))                          # (B, T, V)
-        nats += cross_entropy(logits, targets).item() * targets.numel()
+        counted = (targets != -1).sum().item()
+        nats += model.ops.cross_entropy(logits, targets).item() * counted
         correct += (logits.argmax(dim=-1) == targets).sum().item()
-        count += targets.numel()
+        count += counted
     model.train(was_training)
     return nats, correct, count
 
