@@ -14,7 +14,7 @@ import torch
 
 import train
 from conftest import ROOT, SMALL, one_line, run
-from model import GPT, GPTConfig
+from model import ARCHS, GPT, GPTConfig
 from train import TrainConfig, learning_rate, make_optimizer
 
 KEYS = {"step", "tokens", "epoch", "train_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
@@ -204,8 +204,9 @@ def test_presets_name_real_settings():
     known = {f.name for config in (train.DataConfig, GPTConfig, TrainConfig)
              for f in dataclasses.fields(config)}
     assert all(set(preset) <= known for preset in train.PRESETS.values())
-    gpt2 = GPTConfig(vocab_size=50257, **{k: v for k, v in train.PRESETS["gpt2"].items()
-                                          if k in GPTConfig.__dataclass_fields__})
+    gpt2 = GPTConfig(vocab_size=50257, **ARCHS["gpt2"],
+                     **{k: v for k, v in train.PRESETS["gpt2"].items()
+                        if k in GPTConfig.__dataclass_fields__})
     with torch.device("meta"):
         assert GPT(gpt2).n_parameters() == 124_439_808      # Hugging Face's count for gpt2
 
