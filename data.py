@@ -377,12 +377,14 @@ def main():
         corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
 
     print(f"{corpus.folder}: {corpus.meta['vocab_size']} different tokens\n")
-    columns = ("documents", "characters", "bytes", "tokens", "unknown")
-    print(f"{'split':8}" + "".join(f"{name:>12}" for name in columns) + "  tokens per byte")
+    columns = ("documents", "characters", "bytes", "tokens")
+    print(f"{'split':8}" + "".join(f"{name:>12}" for name in columns)
+          + f"{'tokens per byte':>18}{'<unk>':>8}")
     for name in ("train", "val"):
         counts = corpus.meta[name]
         print(f"{name:8}" + "".join(f"{counts[column]:12,}" for column in columns)
-              + f"{counts['tokens'] / counts['bytes']:17.3f}")
+              + f"{counts['tokens'] / counts['bytes']:18.3f}"
+              + f"{counts['unknown'] / counts['tokens']:8.1%}")
     ids, targets = draw(corpus.train, 3, min(48, len(corpus.train) - 1), seed=1, step=0)
     print("\nthree windows of the training split; at each place, the model sees the first line up "
           "to\nthat place and is asked for the token below it")

@@ -62,6 +62,10 @@ def main():
     for name, f in table.items():
         print(f"{name:24}{f['loss']:12.4f}{f['perplexity']:12.3f}{f['bits_per_byte']:11.4f}"
               f"{f['accuracy']:10.2%}")
+    unknown = corpus.meta["val"]["unknown"] / corpus.meta["val"]["tokens"]
+    if unknown:
+        print(f"\n{unknown:.1%} of the tokens are <unk>: what they stand for need not be foretold, "
+              "which flatters\nevery figure above")
 
 
 if __name__ == "__main__":
