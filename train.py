@@ -46,8 +46,8 @@ class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
     steps: int = 2000           # batches to learn from, one step of the optimiser each
     batch_size: int = 8         # B, windows of text in a batch
-    learning_rate: float = 4e-3     # how far a step goes, at the end of the warm-up
-    min_learning_rate: float = 4e-4     # what the cosine has brought it down to at the last step
+    learning_rate: float = 2e-3     # how far a step goes, at the end of the warm-up
+    min_learning_rate: float = 2e-4     # what the cosine has brought it down to at the last step
     warmup_steps: int = 100     # steps over which it rises from 0
     beta1: float = 0.9          # AdamW: how much of the mean gradient is kept from step to step
     beta2: float = 0.99         # AdamW: the same for the mean squared gradient
