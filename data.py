@@ -343,13 +343,15 @@ def add_flags(parser, config_class, skip=()):
     for f in fields(config_class):
         if f.name not in skip:
             comment = re.search(rf"^    {f.name}: .*?# (.*)$", source, re.MULTILINE)[1]
-            many = isinstance(f.default, tuple)
-            default = " ".join(f.default) if many else f.default
-            group.add_argument(
-                "--" + f.name.replace("_", "-"), default=argparse.SUPPRESS,
-                type=str if many else type(f.default), nargs="+" if many else None,
-                metavar="..." if many else type(f.default).__name__.upper(),
-                help=f"{comment} (default: {default})".replace("%", "%%"))
+            kind, default = type(f.default), f.default
+            if kind is tuple:
+                shape, default = dict(type=str, nargs="+", metavar="..."), " ".join(f.default)
+            elif kind is bool:      # --name and --no-name
+                shape = dict(action=argparse.BooleanOptionalAction)
+            else:
+                shape = dict(type=kind, metavar=kind.__name__.upper())
+            group.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, **shape,
+                               help=f"{comment} (default: {default})".replace("%", "%%"))
 
 
 def chosen(options, config_class):

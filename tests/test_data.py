@@ -198,3 +198,12 @@ def test_unknown_flags_name_the_near_one(tmp_path):
     assert "--source" in one_line("data.py", "--sorce", "x", cwd=tmp_path)
     assert "choose char, word" in one_line("data.py", "--tokenizer", "chars", cwd=tmp_path)
     assert "val_fraction" in one_line("data.py", "--val-fraction", "2", cwd=tmp_path)
+
+
+def test_a_bool_is_two_flags(monkeypatch):
+    from model import GPTConfig
+    parser = data.Parser("")
+    data.add_flags(parser, GPTConfig)
+    monkeypatch.setattr("sys.argv", ["x", "--no-qk-norm", "--bias", "--n-head", "3"])
+    assert data.chosen(parser.parse_args(), GPTConfig) == {"qk_norm": False, "bias": True,
+                                                           "n_head": 3}
