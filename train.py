@@ -9,6 +9,7 @@ that way, and do it again with the next text:
 
     python train.py                          # the preset nano: minutes on two CPU cores
     python train.py --n-layer 2 --run two    # change one thing, give the run a name
+    python train.py --arch gpt2              # the model as it was in 2019
     python train.py --run two --resume       # go on after Ctrl-C
     python train.py --plot runs/nano runs/two       # lay their curves over each other
 
@@ -36,7 +37,7 @@ from tqdm import tqdm
 
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, draw, every_window,
                   load_corpus, prepare, reopen, windows_per_epoch)
-from model import GPT, KERNELS, GPTConfig, score
+from model import ARCHS, GPT, KERNELS, GPTConfig, score
 from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
                     stream, temperature)
 
@@ -102,11 +103,11 @@ def make_optimizer(model, c):
 
 
 def start_run(options):
-    """A new run from the preset and the flags: its folder, config and corpus."""
+    """A new run from arch, preset and flags, the later the stronger: folder, config, corpus."""
     def settle(config_class):
-        preset = {k: v for k, v in PRESETS[options.preset].items()
+        before = {k: v for k, v in (ARCHS[options.arch] | PRESETS[options.preset]).items()
                   if k in config_class.__dataclass_fields__}
-        return config_class(**(preset | chosen(options, config_class)))
+        return config_class(**(before | chosen(options, config_class)))
 
     data, model, train = settle(DataConfig), settle(GPTConfig), settle(TrainConfig)
     corpus = load_corpus(options.data or prepare(data), model.context_length)
@@ -219,6 +220,9 @@ def read_options():
     parser.add_argument("--preset", choices=PRESETS, default="nano",
                         help="settings to start from: nano, minutes on two CPU cores; baby, 10M "
                              "parameters, minutes on a GPU; gpt2, 124M (default: nano)")
+    parser.add_argument("--arch", choices=ARCHS, default="modern",
+                        help="the model's switches: gpt2, all as in 2019; modern, as today "
+                             "(default: modern)")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's)")
     parser.add_argument("--resume", action="store_true",
                         help="go on with a run that was stopped: --run NAME, or the newest")

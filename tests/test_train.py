@@ -204,11 +204,18 @@ def test_presets_name_real_settings():
     known = {f.name for config in (train.DataConfig, GPTConfig, TrainConfig)
              for f in dataclasses.fields(config)}
     assert all(set(preset) <= known for preset in train.PRESETS.values())
-    gpt2 = GPTConfig(vocab_size=50257, **ARCHS["gpt2"],
-                     **{k: v for k, v in train.PRESETS["gpt2"].items()
-                        if k in GPTConfig.__dataclass_fields__})
+    shape = {k: v for k, v in train.PRESETS["gpt2"].items() if k in GPTConfig.__dataclass_fields__}
+    gpt2 = GPTConfig(**ARCHS["gpt2"] | shape | dict(vocab_size=50_257))
     with torch.device("meta"):
         assert GPT(gpt2).n_parameters() == 124_439_808      # Hugging Face's count for gpt2
+
+
+def test_arch_then_preset_then_flags(trained, tmp_path):
+    ask = ["--source", trained / "text.txt", *SMALL, "--steps", 2, "--arch", "gpt2"]
+    run("train.py", *ask, "--mlp", "swiglu", "--no-bias", cwd=tmp_path)
+    config = json.loads((tmp_path / "runs/nano/config.json").read_text())["model"]
+    expected = ARCHS["gpt2"] | {"mlp": "swiglu", "bias": False, "n_embd": 16, "n_head": 2}
+    assert config.items() >= expected.items()
 
 
 def test_help_has_a_line_for_every_setting(tmp_path):
