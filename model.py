@@ -322,6 +322,25 @@ class Norm(nn.Module):
         return self.ops.rms_norm(x, self.gain)                  # (B, T, C)
 
 
+class Cache:
+    """The keys and values of the places already read, so that writing on need not read them again.
+
+    They never change: a place sees nothing that comes after it. Room for all is made once.
+    """
+
+    def __init__(self, config, B, room, like):
+        shape = (config.n_layer, B, config.n_kv_head, room, config.head_size)
+        self.k, self.v = like.new_zeros(2, *shape).unbind(0)    # (n_layer, B, G, room, D) each
+        self.room, self.length = room, 0
+
+    def extend(self, layer, k, v):
+        """Put k and v (B, G, T, D) behind what a layer has; return all of it."""
+        S = self.length + k.shape[2]
+        self.k[layer, :, :, self.length:S] = k
+        self.v[layer, :, :, self.length:S] = v
+        return self.k[layer, :, :, :S], self.v[layer, :, :, :S]     # (B, G, S, D) each
+
+
 class Attention(nn.Module):
     """Each place gathers what it needs from the places before it."""
 
@@ -347,8 +366,10 @@ class Attention(nn.Module):
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def forward(self, x, rotation=None):
+    def forward(self, x, rotation=None, cache=None, layer=0):
         q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         p = self.config.dropout * self.training                 # 0 unless we are training
         y = self.ops.attention(q, k, v, p=p)                    # (B, H, T, D)
         y = y.transpose(1, 2).reshape(x.shape)                  # (B, T, C), heads side by side
@@ -384,8 +405,8 @@ class Block(nn.Module):
         self.norm1, self.attention = Norm(config), Attention(config)
         self.norm2, self.mlp = Norm(config), MLP(config)
 
-    def forward(self, x, rotation=None):
-        x = x + self.attention(self.norm1(x), rotation)         # (B, T, C)
+    def forward(self, x, rotation=None, cache=None, layer=0):
+        x = x + self.attention(self.norm1(x), rotation, cache, layer)   # (B, T, C)
         x = x + self.mlp(self.norm2(x))                         # (B, T, C)
         return x
 
@@ -395,6 +416,8 @@ class GPT(nn.Module):
 
     With tie_embeddings, the table that turns an id into a vector also scores the vectors at the
     end: a token that would fit next is one whose own vector points the same way.
+    Given a cache, ids are only what comes after the tokens that went through it before. With
+    last_only, logits are (B, 1, V): the writer needs no others.
     """
 
     def __init__(self, config):
@@ -412,22 +435,31 @@ class GPT(nn.Module):
         if not config.tie_embeddings:
             self.W_vocab = weight(C, V)                         # (C, V)
 
-    def forward(self, ids):
-        T = ids.shape[1]
-        if T > self.config.context_length:
-            raise ValueError(f"{T} tokens do not fit a context of {self.config.context_length}")
+    def forward(self, ids, cache=None, last_only=False):
+        start = 0 if cache is None else cache.length
+        stop = start + ids.shape[1]
+        room = self.config.context_length if cache is None else cache.room
+        if stop > room:
+            raise ValueError(f"{stop} tokens do not fit a context of {room}")
         x = self.ops.embedding(ids, self.token_table)           # (B, T, C)
         rotation = None
         if self.config.position == "learned":
-            x = x + self.position_table[:T]                     # (B, T, C)
+            x = x + self.position_table[start:stop]             # (B, T, C)
         else:
-            rotation = self.rotation[:, :T]                     # (2, T, 1, D)
+            rotation = self.rotation[:, start:stop]             # (2, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
-        for block in self.blocks:
-            x = block(x, rotation)                              # (B, T, C)
-        x = self.norm(x)                                        # (B, T, C)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, cache, layer)                # (B, T, C)
+        if cache is not None:
+            cache.length = stop
+        x = self.norm(x[:, -1:] if last_only else x)            # (B, T or 1, C)
         W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
-        return self.ops.linear(x, W)                            # (B, T, V)
+        return self.ops.linear(x, W)                            # (B, T or 1, V)
+
+    def new_cache(self, B, room=None):
+        """An empty cache for B texts of up to `room` tokens, context_length unless given."""
+        room = min(room or self.config.context_length, self.config.context_length)
+        return Cache(self.config, B, room, self.token_table.detach())
 
     def n_parameters(self):
         return sum(p.numel() for p in self.parameters())

@@ -132,6 +132,44 @@ def test_no_place_sees_the_future(kernels, arch):
         assert not torch.equal(after[:, t + 1], before[:, t + 1])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [*ARCHS.values(), dict(n_kv_head=1, mlp="swiglu"),
+                                      ARCHS["gpt2"] | dict(n_kv_head=2, qk_norm=True)],
+                         ids=["gpt2", "modern", "one key head", "grouped gpt2"])
+@pytest.mark.parametrize("kernels", ["raw", "fused"])
+def test_a_cache_changes_nothing(kernels, settings):
+    """Three texts at once: a long prompt, then one token at a time, then a few at once."""
+    gpt = lively(vocab_size=11, context_length=32, n_layer=3, n_head=4, n_embd=32,
+                 kernels=kernels, **settings).eval()
+    ids = torch.randint(11, (3, 32))
+    cache = gpt.new_cache(3)
+    parts = ids.split([15, 1, 1, 1, 1, 5, 1, 7], dim=1)
+    logits = torch.cat([gpt(part, cache) for part in parts], dim=1)
+    torch.testing.assert_close(logits, gpt(ids))
+    assert cache.length == 32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ARCHS)
+def test_last_only(arch):
+    gpt = lively(**TINY, **ARCHS[arch])
+    ids = torch.randint(11, (3, 8))
+    torch.testing.assert_close(gpt(ids, last_only=True), gpt(ids)[:, -1:])
+    cache = gpt.new_cache(3)
+    gpt(ids[:, :5], cache)
+    torch.testing.assert_close(gpt(ids[:, 5:], cache, last_only=True), gpt(ids)[:, -1:])
+
+
+@torch.no_grad()
+def test_a_full_cache_says_so():
+    gpt = GPT(GPTConfig(**TINY))
+    cache = gpt.new_cache(1, room=5)
+    gpt(torch.zeros(1, 4, dtype=torch.long), cache)
+    with pytest.raises(ValueError, match="6 tokens do not fit a context of 5"):
+        gpt(torch.zeros(1, 2, dtype=torch.long), cache)
+    assert gpt.new_cache(1, room=100).room == 8
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_weight_matters(arch):
     gpt = lively(**TINY, **ARCHS[arch])
