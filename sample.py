@@ -106,13 +106,19 @@ def temperature(logits, t, generator=None):
 def generate(model, ids, n_tokens, pick):
     """Yield n_tokens ids that continue ids, one at a time; pick turns logits into an id.
 
-    The model sees at most context_length tokens; of a longer text, the end.
+    The model reads each token once and keeps what attention will ask of it in a cache. It sees
+    at most context_length tokens: of a longer text, the end, read anew for every token, since
+    each has moved to another place.
     """
+    longest = model.config.context_length
     text = torch.tensor([ids], device=next(model.parameters()).device)      # (1, T)
+    cache, unread = model.new_cache(1, text.shape[1] + n_tokens), text[:, -longest:]
     for _ in range(n_tokens):
-        logits = model(text[:, -model.config.context_length:])              # (1, T, V)
-        next_id = pick(logits[:, -1])                                       # (1,)
-        text = torch.cat([text, next_id[:, None]], dim=1)                   # (1, T + 1)
+        if text.shape[1] > longest:
+            cache, unread = None, text[:, -longest:]                        # (1, longest)
+        next_id = pick(model(unread, cache, last_only=True)[:, -1])         # (1,)
+        unread = next_id[:, None]                                           # (1, 1)
+        text = torch.cat([text[:, -longest:], unread], dim=1)               # (1, T + 1)
         yield next_id.item()
 
 
