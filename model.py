@@ -10,8 +10,8 @@ token of its vocabulary: how well it would do as the next one. GPT gets there in
     predict   each vector is compared with every token's output vector: the logits
 
 The file climbs in the same order: first the maths, as functions of tensors; then a faster twin
-of each, for running rather than reading; then the modules that hold the weights; then GPT. Where the
-field has changed its mind since GPT-2, both ways stand side by side, and a switch picks one.
+of each, for running rather than reading; then the modules that hold the weights; then GPT.
+Where the field has changed its mind since GPT-2, both ways stand here, and a switch picks one.
 
 A comment at the end of a line is the shape of its result. The letters in it are
     B sequences   T tokens in each   C = n_embd numbers per token      V = vocab_size
@@ -30,6 +30,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 # ------------------------------------------------------------------------------------------
 # The maths. `...` stands for any leading dimensions, usually B, T or B, H, T.
@@ -256,6 +257,7 @@ class GPTConfig:
     bias: bool = False           # a bias in every linear layer and layer norm
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero
     dropout: float = 0.0         # share of numbers zeroed in training, 0 to 1; against overfitting
+    activation_checkpointing: bool = False      # in backward, recompute each block: saves memory
     kernels: str = "fused"       # raw: the written-out maths | fused: PyTorch's own, faster
 
     def __post_init__(self):
@@ -325,7 +327,8 @@ class Norm(nn.Module):
 class Cache:
     """The keys and values of the places already read, so that writing on need not read them again.
 
-    They never change: a place sees nothing that comes after it. Room for all is made once.
+    They never change: a place sees nothing that comes after it. Room for all is made once. It
+    is written in place, so it is for torch.no_grad() only.
     """
 
     def __init__(self, config, B, room, like):
@@ -449,7 +452,12 @@ class GPT(nn.Module):
             rotation = self.rotation[:, start:stop]             # (2, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, cache, layer)                # (B, T, C)
+            if self.config.activation_checkpointing and self.training:
+                # Keep no more than x, and run the block again when backward comes to it (Chen
+                # et al., 2016): a third more work. It draws the same dropout the second time.
+                x = checkpoint(block, x, rotation, use_reentrant=False)     # (B, T, C)
+            else:
+                x = block(x, rotation, cache, layer)            # (B, T, C)
         if cache is not None:
             cache.length = stop
         x = self.norm(x[:, -1:] if last_only else x)            # (B, T or 1, C)

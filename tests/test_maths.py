@@ -94,7 +94,8 @@ def test_rotary_is_multiplication_by_a_complex_number(shape, T, H, half, ops, se
     x = normal(*shape, T, H, 2 * half)
     speed = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.outer(torch.arange(T, dtype=torch.float64), speed)[:, None]
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    turn = torch.polar(torch.ones_like(angle), angle)
+    turned = torch.complex(x[..., :half], x[..., half:]) * turn
     cos, sin = model.rotary_table(T, 2 * half).double()
     torch.testing.assert_close(cos, torch.cat([angle.cos()] * 2, -1), atol=1e-5, rtol=0)
     cos, sin = torch.cat([angle.cos()] * 2, -1), torch.cat([-angle.sin(), angle.sin()], -1)
