@@ -17,12 +17,11 @@ A comment at the end of a line is the shape of its result. The letters in it are
     B sequences   T tokens in each   C = n_embd numbers per token      V = vocab_size
     H heads       D = C / H numbers per token in a head       S places that can be looked at
 
-    python model.py             # the shapes as one batch flows through, and the parameters
+    python model.py             # the shapes as one batch flows through, and what they cost
 
 Papers: Attention Is All You Need (Vaswani et al., 2017); Language Models are Unsupervised
 Multitask Learners (GPT-2; Radford et al., 2019). Later ideas name theirs where they stand.
 """
-import argparse
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -163,6 +162,13 @@ def causal_mask(T, S=None, device=None):
     return places[S - T:, None] >= places[None, :]              # (T, S)
 
 
+def share_heads(x, q):
+    """If there are fewer heads of keys or values x than of questions q, repeat each for H / G."""
+    if x.shape[:-2] == q.shape[:-2]:
+        return x                                                # (..., H, S, D)
+    return x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3)      # (..., H, S, D)
+
+
 def attention_weights(q, k, mask=None):
     """How much each place looks at each other: (..., T, S), rows sum to 1.
 
@@ -173,7 +179,7 @@ def attention_weights(q, k, mask=None):
     """
     T, D, S = *q.shape[-2:], k.shape[-2]
     mask = causal_mask(T, S, q.device) if mask is None else mask    # (T, S) of booleans
-    scores = q @ k.transpose(-2, -1) / math.sqrt(D)             # (..., T, S)
+    scores = q @ share_heads(k, q).transpose(-2, -1) / math.sqrt(D)     # (..., T, S)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)   # (..., T, S)
     return softmax(scores) * mask                               # (..., T, S)
 
@@ -186,10 +192,8 @@ def attention(q, k, v, mask=None, p=0.0):
     grouped-query attention, with less to keep in mind while writing (Ainslie et al., 2023).
     p is the share of the weights dropped out in training.
     """
-    if q.shape[:-2] != k.shape[:-2]:        # each key and value serves H / G heads of questions
-        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
-    weights = attention_weights(q, k, mask)                     # (..., H, T, S)
-    return dropout(weights, p) @ v                              # (..., H, T, D)
+    weights = dropout(attention_weights(q, k, mask), p)         # (..., H, T, S)
+    return weights @ share_heads(v, q)                          # (..., H, T, D)
 
 
 # ------------------------------------------------------------------------------------------
@@ -292,6 +296,12 @@ ARCHS = {       # GPT-2 as it was in 2019, and the defaults: what has proven its
                    tie_embeddings=False, bias=False, zero_init=True),
 }
 
+SHAPES = {      # presets; train.py adds how each is trained
+    "nano": dict(),
+    "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, vocab_size=50_257),
+}
+
 
 def weight(*shape, std=0.02):
     """A parameter drawn from a normal distribution, as GPT-2's were."""
@@ -368,6 +378,11 @@ class Attention(nn.Module):
             qk = self.ops.rotary(qk, *rotation)                 # (B, T, H + G, D)
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def weights(self, x, rotation=None):
+        """How much each place looks at each other: for a reader's eyes, not for running."""
+        q, k, _ = self.qkv(x, rotation)                         # (B, H, T, D), (B, G, T, D)
+        return attention_weights(q, k)                          # (B, H, T, T)
 
     def forward(self, x, rotation=None, cache=None, layer=0):
         q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
@@ -496,24 +511,8 @@ def score(model, batches):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description="Send one batch through an untrained GPT and print the shape of every step.")
-    parser.add_argument("--kernels", choices=KERNELS, default="raw", help="which maths to run")
-    torch.manual_seed(1)
-    model = GPT(GPTConfig(kernels=parser.parse_args().kernels))
-    V, T = model.config.vocab_size, model.config.context_length
-    ids, targets = torch.randint(V, (2, 4, T))                  # each (4, T)
-
-    print(f"{'step':28}{'shape of its result':24}{'parameters':>12}")
-    print(f"{'ids':28}{str(tuple(ids.shape)):24}")
-    for name, module in model.named_modules():
-        own = sum(p.numel() for p in module.parameters(recurse=False))
-        module.register_forward_hook(lambda module, inputs, result, name=name, own=own: print(
-            f"{name or 'GPT: its tables, its logits':28}{str(tuple(result.shape)):24}{own:12,}"))
-    loss = KERNELS[model.config.kernels].cross_entropy(model(ids), targets)
-    print(f"{'':52}{model.n_parameters():12,} in all")
-    print(f"\nloss of the untrained model {loss:.3f} nats a token; knowing nothing is "
-          f"ln({V}) = {math.log(V):.3f}")
+    import anatomy      # further down the order: the chapter that takes a GPT apart
+    anatomy.main()
 
 
 if __name__ == "__main__":
