@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, draw, every_window,
                   load_corpus, prepare, reopen, windows_per_epoch)
-from model import ARCHS, GPT, KERNELS, GPTConfig, score
+from model import ARCHS, GPT, KERNELS, SHAPES, GPTConfig, score
 from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
                     stream, temperature)
 
@@ -64,11 +64,11 @@ class TrainConfig:
 
 
 PRESETS = {     # what differs from the defaults of DataConfig, GPTConfig and TrainConfig
-    "nano": dict(),
-    "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2,
+    "nano": dict(**SHAPES["nano"]),
+    "baby": dict(**SHAPES["baby"],
                  batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
-    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, beta2=0.95,
-                 batch_size=16, steps=20_000, warmup_steps=700,
+    "gpt2": dict(**SHAPES["gpt2"],
+                 beta2=0.95, batch_size=16, steps=20_000, warmup_steps=700,
                  learning_rate=6e-4, min_learning_rate=6e-5),
 }
 
