@@ -484,6 +484,12 @@ class GPT(nn.Module):
         room = min(room or self.config.context_length, self.config.context_length)
         return Cache(self.config, B, room, self.token_table.detach())
 
+    @staticmethod
+    def from_pretrained(name_or_path, **settings):
+        """GPT-2 as OpenAI trained it, from a folder or by name: see pretrained.py."""
+        from pretrained import load_gpt2        # further down the order
+        return load_gpt2(name_or_path, **settings)
+
     def n_parameters(self):
         return sum(p.numel() for p in self.parameters())
 
