@@ -11,6 +11,7 @@ ask again. How to pick is the only choice there is:
     python sample.py                                          # the newest run, 500 tokens
     python sample.py runs/nano --prompt "ROMEO" --temperature 0.5
     python sample.py --greedy --tokens 200
+    python sample.py --pretrained gpt2 --prompt "To be"       # OpenAI's GPT-2
 """
 import codecs
 import json
@@ -133,6 +134,9 @@ def stream(tokens, ids):
 def main():
     parser = Parser("Let a trained model write.")
     parser.add_argument("run", nargs="?", help="folder of the run (default: the newest)")
+    parser.add_argument("--pretrained", metavar="PATH",
+                        help="instead of a run: GPT-2's weights, a folder or gpt2, gpt2-medium, "
+                             "gpt2-large, gpt2-xl")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from")
     parser.add_argument("--prompt-file", metavar="FILE", help="the same, from a file")
     parser.add_argument("--tokens", type=int, default=500, metavar="N",
@@ -154,7 +158,14 @@ def main():
         if not 0 <= options.temperature < float("inf"):
             raise ValueError(f"--temperature is {options.temperature}; it must be 0 or more")
         device = pick_device(options.device)
-        model, tokens = load_run(find_run(options.run), device)
+        if options.pretrained and options.run:
+            raise ValueError("name a run or --pretrained weights, not both")
+        if options.pretrained:
+            from pretrained import load_gpt2_tokenizer      # further down the order
+            tokens = load_gpt2_tokenizer(options.pretrained)
+            model = GPT.from_pretrained(options.pretrained).to(device).eval()
+        else:
+            model, tokens = load_run(find_run(options.run), device)
         prompt = options.prompt
         if options.prompt_file:
             prompt = Path(options.prompt_file).read_text(encoding="utf-8")
