@@ -109,8 +109,16 @@ def start_run(options):
                   if k in config_class.__dataclass_fields__}
         return config_class(**(before | chosen(options, config_class)))
 
-    data, model, train = settle(DataConfig), settle(GPTConfig), settle(TrainConfig)
+    data, train = settle(DataConfig), settle(TrainConfig)
+    if options.init:
+        own = {k: v for k, v in chosen(options, GPTConfig).items() if k != "vocab_size"}
+        model = GPT.from_pretrained(options.init, **own).config
+    else:
+        model = settle(GPTConfig)
     corpus = load_corpus(options.data or prepare(data), model.context_length)
+    if options.init and corpus.tokenizer.vocab_size != model.vocab_size:
+        raise ValueError(f"the weights of {options.init} know {model.vocab_size:,} tokens, this "
+                         f"corpus has {corpus.tokenizer.vocab_size:,}: GPT-2's is --tokenizer gpt2")
     model.vocab_size = corpus.tokenizer.vocab_size
     config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(train),
               "corpus": {"folder": str(corpus.folder), "sha256": corpus.meta["train"]["sha256"]}}
@@ -226,6 +234,9 @@ def read_options():
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's)")
     parser.add_argument("--resume", action="store_true",
                         help="go on with a run that was stopped: --run NAME, or the newest")
+    parser.add_argument("--init", metavar="PATH",
+                        help="start from GPT-2's weights, and its shape: a folder or a name, see "
+                             "pretrained.py")
     parser.add_argument("--data", metavar="DIR", help="a folder that data.py has prepared")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--plot", nargs="+", metavar="RUN",
@@ -277,6 +288,9 @@ def main():
     c = TrainConfig(**config["train"])
     torch.manual_seed(c.seed)
     model = GPT(GPTConfig(**config["model"])).to(device)
+    if options.init and not saved:
+        weights = GPT.from_pretrained(options.init, context_length=model.config.context_length)
+        model.load_state_dict(weights.state_dict())
     optimizer = make_optimizer(model, c)
     cross_entropy = KERNELS[model.config.kernels].cross_entropy
     B, T, V = c.batch_size, model.config.context_length, model.config.vocab_size

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import one_line, run
+from data import draw
 from model import GPT, GPTConfig
 from sample import generate, greedy
 
@@ -185,3 +186,25 @@ def test_llama_through_the_modern_switches(kv_heads):
     text = theirs.generate(ids[:1, :5], max_length=24, do_sample=False, pad_token_id=0,
                            eos_token_id=None)
     assert list(generate(ours, ids[0, :5].tolist(), 19, greedy)) == text[0, 5:].tolist()
+
+
+def test_training_goes_on_from_the_weights(trained, tmp_path):
+    """Its first loss is that of the weights it starts from, its shape is theirs."""
+    from data import load_corpus
+    corpus = load_corpus(next((trained / "corpora").iterdir()))
+    torch.manual_seed(1)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=corpus.tokenizer.vocab_size, n_positions=24, **SIZES[1])).save_pretrained(
+        tmp_path / "weights")
+    ask = ["--data", corpus.folder, "--init", "weights", "--batch-size", 4, "--device", "cpu"]
+    run("train.py", *ask, "--steps", 3, "--context-length", 16, "--run", "on", cwd=tmp_path)
+    config = json.loads((tmp_path / "runs/on/config.json").read_text())["model"]
+    assert config["n_layer"] == 3 and config["context_length"] == 16 and config["mlp"] == "gelu"
+    first = json.loads((tmp_path / "runs/on/metrics.jsonl").read_text().splitlines()[0])
+    ids, targets = draw(corpus.train, 4, 16, seed=1, step=0)
+    ours = GPT.from_pretrained(tmp_path / "weights")
+    assert first["train_loss"] == pytest.approx(ours.ops.cross_entropy(ours(ids), targets).item())
+    assert "n_layer comes with" in one_line("train.py", *ask, "--n-layer", 2, cwd=tmp_path)
+    assert "--tokenizer gpt2" in one_line(
+        "train.py", "--source", trained / "text.txt", "--tokenizer", "bpe", "--vocab-size", 300,
+        "--init", "weights", cwd=tmp_path)
