@@ -46,20 +46,21 @@ TEXT_FILES = {".txt", ".md"}    # what is taken from a folder; a file named by i
 class DataConfig:
     """Which text, and how it is prepared. A trailing comment is the flag's --help."""
     source: tuple = ("shakespeare",)  # the text: shakespeare (38 plays), or files and folders
-    tokenizer: str = "char"           # how text becomes ids: char, word, bpe or gpt2
-    vocab_size: int = 0               # tokens to learn; 0: all characters, 8192 words, 1024 pairs
+    tokenizer: str = "char"           # char, word, bpe, or a published one: gpt2, cl100k_base ...
+    vocab_size: int = 0               # tokens to learn; 0: every character, 8192 words, 1024 bpe
     val_fraction: float = 0.1         # share of the text kept aside for validation
     split_seed: int = 1               # picks the documents kept aside, where there are many
 
     def __post_init__(self):
-        self.source = tuple(self.source)
+        self.source = (self.source,) if isinstance(self.source, str) else tuple(self.source)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.tokenizer not in tokenizer.NAMES:
             raise ValueError(f"there is no tokenizer {self.tokenizer!r}; "
                              f"choose {', '.join(tokenizer.NAMES)}")
-        if self.vocab_size < 0:
-            raise ValueError(f"vocab_size is {self.vocab_size}; it must be 0 or more")
+        if self.vocab_size < 0 or self.vocab_size and self.tokenizer in tokenizer.PUBLISHED:
+            raise ValueError(f"vocab_size is {self.vocab_size}; it must be 0 or more, and 0 for a "
+                             "published tokenizer, which has its own")
 
 
 # ------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ MANY = 10   # from this many documents on, validation takes whole ones
 
 
 def split(documents, val_fraction, seed):
-    """Two lists of texts, (train, val), that share no passage.
+    """Two lists of texts, (train, val): no passage of a document is in both.
 
     Of many documents, random whole ones are kept aside, as many as fit val_fraction of the
     characters: a model that has read half of Hamlet finds the other half easier than a play it
@@ -167,7 +168,7 @@ def prepare(config):
     """Prepare the corpus that config describes, or find it prepared; return its folder."""
     named = ingest(config.source)
     mark = fingerprint(config, named)
-    folder = CORPORA / f"{Path(config.source[0]).stem}-{config.tokenizer}-{mark[:8]}"
+    folder = CORPORA / f"{Path(config.source[0]).resolve().stem}-{config.tokenizer}-{mark[:8]}"
     if folder.exists():
         return folder
 
@@ -182,23 +183,24 @@ def prepare(config):
                              config.vocab_size)
 
     CORPORA.mkdir(exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CORPORA))
+    draft = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CORPORA))
     try:
-        tokens.save(aside / "tokenizer.json")
+        tokens.save(draft / "tokenizer.json")
         meta = {"fingerprint": mark, "config": asdict(config), "vocab_size": tokens.vocab_size,
-                "train": store(train, tokens, aside / "train.bin"),
-                "val": store(val, tokens, aside / "val.bin")}
-        (aside / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-        os.rename(aside, folder)    # the folder appears whole, or not at all
+                "train": store(train, tokens, draft / "train.bin"),
+                "val": store(val, tokens, draft / "val.bin")}
+        (draft / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        if not folder.exists():         # another process may have been faster
+            os.rename(draft, folder)    # the folder appears whole, or not at all
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
 def store(texts, tokens, path):
     """Write the ids of the texts, a separator between two of them, and return what was counted.
 
-    The counts are of the texts alone: a separator is no character and no byte of any of them.
+    Characters and bytes are those of the texts; tokens are all that was written.
     """
     dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2 ** 16 else np.uint32)
     digest, n_tokens, n_unknown = hashlib.sha256(), 0, 0
@@ -234,13 +236,18 @@ def load_corpus(folder, context_length=1):
                     f"its {name} split has {meta[name]['tokens']:,} tokens and one window takes "
                     f"{context_length + 1:,}: use more text, or a smaller --context-length")
             splits[name] = np.memmap(path, dtype=dtype, mode="r")
-        return SimpleNamespace(folder=folder, meta=meta, **splits,
-                               tokenizer=tokenizer.load(folder / "tokenizer.json"))
     except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} is not a whole corpus ({error}); delete it and run "
                          "python data.py again") from None
     except ValueError as error:
         raise ValueError(f"the corpus {folder} cannot be used: {error}") from None
+    return SimpleNamespace(folder=folder, meta=meta, **splits,
+                           tokenizer=tokenizer.load(folder / "tokenizer.json"))
+
+
+def corpus_hash(corpus):
+    """The fingerprints of what the model learns from and of what it is tested on."""
+    return [corpus.meta[split]["sha256"] for split in ("train", "val")]
 
 
 def reopen(recorded, config, context_length=1):
@@ -252,9 +259,9 @@ def reopen(recorded, config, context_length=1):
     folder = Path(recorded["folder"])
     corpus = load_corpus(folder if folder.exists() else prepare(DataConfig(**config)),
                          context_length)
-    if corpus.meta["train"]["sha256"] != recorded["sha256"]:
-        raise ValueError(f"{corpus.folder} is not the corpus this run was trained on, "
-                         f"{folder}: its source or data.py has changed since")
+    if corpus_hash(corpus) != recorded["sha256"]:
+        raise ValueError(f"{corpus.folder} is not the corpus this run was trained on, {folder}: "
+                         "its source, data.py or tokenizer.py has changed since")
     return corpus
 
 
@@ -272,8 +279,9 @@ def windows_per_epoch(n_tokens, context_length):
 def epoch_order(n_tokens, context_length, seed, epoch):
     """The order of one epoch: where its windows start, shuffled.
 
-    Each epoch starts at another token, up to a window's length in, so that the windows of one
-    epoch straddle the borders of the last one's.
+    Each epoch starts at a token drawn anew, up to a window's length in, so that the windows of
+    one epoch straddle the borders of the last one's. For that, an epoch has one window less than
+    would fit.
     """
     rng = np.random.default_rng((seed, epoch))
     n_windows = windows_per_epoch(n_tokens, context_length)
@@ -297,7 +305,9 @@ def draw(tokens, batch_size, context_length, seed, step):
 
 
 def every_window(tokens, batch_size, context_length):
-    """The whole split as (ids, targets) batches, in order: each token is a target exactly once."""
+    """The whole split as (ids, targets) batches, in order: each token but the first is a target
+    exactly once.
+    """
     T = context_length
     whole = (len(tokens) - 1) // T * T                  # targets that fill windows
     for start in range(0, whole, batch_size * T):

@@ -51,7 +51,8 @@ class Tokenizer:
         special_ids    the id of each special token, by its text
         separator      the ids that stand between two documents
         unk            the id of <unk>, or None where nothing is ever unknown
-        encode_plain   text without special tokens to ids: where they differ
+        pattern        what one symbol is, as a regular expression
+        encode_plain   ids from text without special tokens: what makes one unlike another
     """
     special_ids, separator, unk = {}, [], None
 
@@ -74,7 +75,7 @@ class Tokenizer:
         """
         if special not in ("allow", "refuse", "text") or unknown not in ("replace", "raise"):
             raise ValueError(f"special={special!r}, unknown={unknown!r}: no such choice")
-        utf8(text)
+        utf8(text)              # raises on a lone surrogate
         plain_and_special = special_pattern(() if special == "text" else self.special_ids)
         parts = plain_and_special.split(text)                   # plain, special, plain, ...
         if special == "refuse" and len(parts) > 1:
@@ -119,13 +120,16 @@ def utf8(text):
 
 
 def special_pattern(specials):
-    """A pattern that finds special tokens, of two that fit the longer; of none, nothing."""
+    """A pattern that finds special tokens, of two that fit the longer.
+
+    Its brackets make split() return what was found, too.
+    """
     return compiled("|".join(map(regex.escape, sorted(specials, key=len, reverse=True))))
 
 
 @cache
 def compiled(alternatives):
-    return regex.compile(f"({alternatives})" if alternatives else "((?!))")
+    return regex.compile(f"({alternatives})" if alternatives else "((?!))")     # (?!): no match
 
 
 # A stream comes in blocks that may end anywhere, within a word or a special token. Cut it anew
@@ -135,7 +139,8 @@ CUT_BEFORE = set(string.whitespace + string.punctuation + "。，、：；！？
 
 
 def last_cut(text, specials):
-    """The last place where text can be cut, or 0. What may become a special token stays whole."""
+    """The last place where text can be cut, or 0."""
+    # A special token may have begun in the last characters; leave room for the longest.
     cut = len(text) - 1 - max(map(len, specials), default=0)
     while cut > 0 and not (text[cut] in CUT_BEFORE and text[cut - 1].isalnum()):
         cut -= 1
@@ -261,9 +266,10 @@ PATTERNS = {
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
-# Gage replaced a pair of bytes by one symbol not used so far. So while merging, a token is the
-# character chr(id), a pre-token a string of them, a pair a string of two, and a merge is no more
-# than str.replace. It goes from left to right: "aaa" with "aa" replaced by "X" is "Xa".
+# Gage replaced a pair of bytes by one symbol not used so far. Do the same with strings: write
+# each token as the one character chr(id). "the" is three of them; a pair is a string of two, "th";
+# and with X = chr(256) for the first token learned, to merge is "the".replace("th", "X"), "Xe".
+# replace goes from left to right: "aaa" with "aa" replaced is "Xa".
 
 
 def pairs(symbols):
@@ -272,7 +278,11 @@ def pairs(symbols):
 
 
 def reverse_order(token):
-    """A string that sorts the other way round: it is smaller where the token is greater."""
+    """A string that sorts the other way round: it is smaller where the token is greater.
+
+    Each byte b becomes 255 - b, and the end a character above all: "ab" is greater than "a", so
+    its string has to be smaller.
+    """
     return token.translate(bytes(range(255, -1, -1))).decode("latin-1") + "\u0100"
 
 
@@ -303,7 +313,7 @@ def learn_merges(counts):
     heapify(heap)
     while heap:
         promised, _, pair = heappop(heap)
-        if count[pair] < -promised:             # merges took some of it: queue again with the rest
+        if count[pair] != -promised:            # merges took some of it: queue again with the rest
             if count[pair]:
                 heappush(heap, entry(pair))
             continue
@@ -361,7 +371,7 @@ class BPETokenizer(Tokenizer):
         if pattern not in PATTERNS or "" in specials:
             raise ValueError(f"the pattern must be {' or '.join(PATTERNS)}, no special token empty")
         self.tokens = [vocab[i] for i in range(len(vocab))]
-        self.tokens += [token for token in specials.values() if token not in set(self.tokens)]
+        self.tokens += [token for token in specials.values() if token not in self.tokens]
         id_of = {token: i for i, token in enumerate(self.tokens)}
         self.special_ids = {special: id_of[token] for special, token in specials.items()}
         self.separator = [self.eot] if EOT in specials else []
@@ -377,7 +387,7 @@ class BPETokenizer(Tokenizer):
         self.rank = {pair: rank for rank, pair in enumerate(self.product)}
 
     @classmethod
-    def train(cls, texts, vocab_size=1024, special_tokens=(EOT,), pattern="gpt2", progress=True):
+    def train(cls, texts, vocab_size, special_tokens=(EOT,), pattern="gpt2", progress=True):
         """Learn vocab_size tokens: the 256 bytes, then merges, then the special tokens."""
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0:
@@ -415,12 +425,13 @@ class BPETokenizer(Tokenizer):
     def twin(self):
         """The same merges in tiktoken's Rust, or None if it would give other ids.
 
-        tiktoken joins any neighbours that together make a token, we only a pair that was learned.
-        After training it is the same: when a token is learned, text that can become it is already
-        cut into its left and right. Merges made by hand may differ, as do "ab" + "c" and "a" +
-        "bc". So ask of each that it joins tokens made before, into a new one with a greater id,
-        and that this token's bytes encode to it alone. (What remains: of symbols added to Unicode
-        lately, only one of the two regular-expression engines may know that they are letters.)
+        tiktoken joins any neighbours whose bytes together are a token, we only a pair that was
+        learned. Say the token "abc" was learned as "ab" + "c": it would join "a" + "bc" too.
+        After training no text comes to that, as whatever can become "abc" has been cut into "ab"
+        and "c" by the earlier merges. Merges made by hand may be otherwise. So ask of each that
+        it joins tokens made before, into a new one with a greater id, and that this token's
+        bytes encode to it alone. (What remains: of symbols added to Unicode lately, only one of
+        the two regular-expression engines may know that they are letters.)
         """
         ranks = {self.tokens[ord(symbol)]: ord(symbol) for symbol in self.byte_symbols}
         last = -1
@@ -512,12 +523,12 @@ def write_json(path, **fields):
     os.replace(aside, path)
 
 
-def read_json(path, kinds, build):
-    """build(fields) from a file that holds one of these kinds of tokenizer."""
+def read_json(path, kinds, make):
+    """make(fields) from a file that holds one of these kinds of tokenizer."""
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         if fields["kind"] in kinds:
-            return build(fields)
+            return make(fields)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r})") from None
     raise ValueError(f"{path} holds a tokenizer of kind {fields['kind']!r}, not "
@@ -578,7 +589,7 @@ def show_training(text, texts, n_merges):
         tokenizer = BPETokenizer(vocab, merges)
         example = next(word for word in words if len(vocab) - 1 in tokenizer.encode(word))
         ids = chain.from_iterable(map(tokenizer.encode_word, (left, right, left + right)))
-        print("{:3}  {!r} + {!r} -> {!r}".format(n, *pieces(tokenizer, ids)),
+        print("{:3}  '{}' + '{}' -> '{}'".format(n, *pieces(tokenizer, ids)),
               f"  {times:,} times, e.g. in {example!r}")
         before, shown = shown, show(tokenizer, text)
         if shown != before:

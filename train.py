@@ -35,8 +35,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import (DataConfig, Parser, add_flags, chosen, clear_errors, draw, every_window,
-                  load_corpus, prepare, reopen, windows_per_epoch)
+from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
+                  every_window, load_corpus, prepare, reopen, windows_per_epoch)
 from model import ARCHS, GPT, KERNELS, SHAPES, GPTConfig, score
 from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
                     stream, temperature)
@@ -121,7 +121,7 @@ def start_run(options):
                          f"corpus has {corpus.tokenizer.vocab_size:,}: GPT-2's is --tokenizer gpt2")
     model.vocab_size = corpus.tokenizer.vocab_size
     config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(train),
-              "corpus": {"folder": str(corpus.folder), "sha256": corpus.meta["train"]["sha256"]}}
+              "corpus": {"folder": str(corpus.folder), "sha256": corpus_hash(corpus)}}
 
     folder = RUNS / Path(options.run or options.preset).name
     if options.run and folder.exists():
