@@ -103,7 +103,7 @@ def temperature(logits, t, generator=None):
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]   # (B,)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model, ids, n_tokens, pick):
     """Yield n_tokens ids that continue ids, one at a time; pick turns logits into an id.
 
