@@ -20,7 +20,7 @@ import math
 import torch
 
 from data import Parser, add_flags, chosen, clear_errors
-from model import ARCHS, SHAPES, GPT, GPTConfig
+from model import ARCHS, SHAPES, GPT, GPTConfig, attention_weights
 from sample import find_run, load_run
 
 # ------------------------------------------------------------------------------------------
@@ -89,11 +89,17 @@ def memory(c, B, T):
 def attention_maps(model, ids):
     """How much each place looks at each other, in every head: (n_layer, H, T, T) for ids (T,)."""
     maps = []
-    for block in model.blocks:      # before a block runs, ask its attention for its weights
-        block.register_forward_pre_hook(lambda block, inputs: maps.append(
-            block.attention.weights(block.norm1(inputs[0]), inputs[1])[0]))     # (H, T, T)
+
+    def look(block, inputs):        # before a block runs, see whom its heads would look at
+        x, rotation = inputs[:2]
+        q, k, _ = block.attention.qkv(block.norm1(x), rotation)     # (1, H, T, D), (1, G, T, D)
+        maps.append(attention_weights(q, k)[0])                     # (H, T, T)
+
+    hooks = [block.register_forward_pre_hook(look) for block in model.blocks]
     model(ids[None])
-    return torch.stack(maps)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(maps)                                        # (n_layer, H, T, T)
 
 
 def draw_attention(maps, labels, path):

@@ -9,13 +9,14 @@ token of its vocabulary: how well it would do as the next one. GPT gets there in
               before it (attention), then thinks about it on its own (the MLP)
     predict   each vector is compared with every token's output vector: the logits
 
-The file climbs in the same order: first the maths, as functions of tensors; then a faster twin
-of each, for running rather than reading; then the modules that hold the weights; then GPT.
-Where the field has changed its mind since GPT-2, both ways stand here, and a switch picks one.
+The file climbs to it: first the maths, as functions of tensors; then a faster twin of each, for
+running rather than reading; then the modules that hold the weights; then GPT. Where the field
+has changed its mind since GPT-2, both ways stand here, and a switch of GPTConfig picks one.
 
 A comment at the end of a line is the shape of its result. The letters in it are
-    B sequences   T tokens in each   C = n_embd numbers per token      V = vocab_size
-    H heads       D = C / H numbers per token in a head       S places that can be looked at
+    B sequences   T tokens in each   S places to look at   C = n_embd numbers per token
+    H heads       G heads of keys and values   D = C / H numbers per token in a head
+    V = vocab_size
 
     python model.py             # the shapes as one batch flows through, and what they cost
 
@@ -105,14 +106,13 @@ def gelu_exact(x):
 
 
 def silu(x):
-    """Another smooth switch: x times the sigmoid of x."""
-    return x / (1 + torch.exp(-x))                              # (...)
+    """Another smooth switch: x times its sigmoid, 1 / (1 + e^-x), which rises from 0 to 1."""
+    return x * torch.sigmoid(x)                                 # (...)
 
 
 def relu2(x):
     """The plain switch, squared: 0 below 0, x^2 above. Cheap, and as good (Primer; So, 2021)."""
-    positive = x.clamp(min=0)                                   # (...)
-    return positive * positive                                  # (...)
+    return x.clamp(min=0) ** 2                                  # (...)
 
 
 def swiglu(x):
@@ -132,8 +132,8 @@ def dropout(x, p):
 def rotary_table(T, D, base=10_000):
     """The cosines and sines by which rotary() turns the D numbers of a head, for T places.
 
-    The first D/2 pairs' angles are place * speed; pair 0 turns by one radian a place, the last
-    one almost base times slower. Each is written twice, once for either number of its pair.
+    The angle of each of the D/2 pairs is place * speed; pair 0 turns by one radian a place, the
+    last almost base times slower. Each is written twice, once for either number of its pair.
     """
     speed = base ** (-torch.arange(0, D, 2) / D)                # (D/2,), from 1 down to 1 / base
     angle = torch.arange(T)[:, None, None] * speed              # (T, 1, D/2); the 1 is for heads
@@ -209,10 +209,10 @@ def fused_linear(x, W, b=None):
 
 def fused_attention(q, k, v, mask=None, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
-    causal = mask is None and T == S
+    causal = mask is None and T == S        # it has a kernel of its own for this mask
     if mask is None and 1 < T < S:          # a single last place may look at all the others
         mask = causal_mask(T, S, q.device)                      # (T, S)
-    return F.scaled_dot_product_attention(
+    return F.scaled_dot_product_attention(                      # (..., H, T, D)
         q, k, v, mask, p, is_causal=causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
 
 
@@ -237,7 +237,6 @@ KERNELS = {"raw": RAW, "fused": FUSED}
 
 # ------------------------------------------------------------------------------------------
 # The model. nn.Module and nn.Parameter hold the weights, and do nothing else.
-
 
 CHOICES = {"norm": ("layernorm", "rmsnorm"), "position": ("learned", "rotary"),
            "mlp": ("gelu", "relu2", "swiglu"), "kernels": tuple(KERNELS)}
@@ -273,11 +272,10 @@ class GPTConfig:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f"{name} is {value!r}; choose {' or '.join(CHOICES[name])}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.n_head % self.n_kv_head:
-            raise ValueError(
-                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        for whole, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{whole} {getattr(self, whole)} is not a multiple of {part} "
+                                 f"{getattr(self, part)}")
         if self.position == "rotary" and self.head_size % 2:
             raise ValueError(f"rotary turns pairs of numbers, and n_embd / n_head is odd: "
                              f"{self.n_embd} / {self.n_head} = {self.head_size}")
@@ -335,10 +333,10 @@ class Norm(nn.Module):
 
 
 class Cache:
-    """The keys and values of the places already read, so that writing on need not read them again.
+    """The keys and values of the places already read: writing on need not read them again.
 
-    They never change: a place sees nothing that comes after it. Room for all is made once. It
-    is written in place, so it is for torch.no_grad() only.
+    They never change, as a place sees nothing that comes after it. Room for all of them is made
+    once and written into, so a cache is for torch.no_grad() only.
     """
 
     def __init__(self, config, B, room, like):
@@ -379,11 +377,6 @@ class Attention(nn.Module):
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def weights(self, x, rotation=None):
-        """How much each place looks at each other: for a reader's eyes, not for running."""
-        q, k, _ = self.qkv(x, rotation)                         # (B, H, T, D), (B, G, T, D)
-        return attention_weights(q, k)                          # (B, H, T, T)
-
     def forward(self, x, rotation=None, cache=None, layer=0):
         q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
         if cache is not None:
@@ -402,15 +395,15 @@ class MLP(nn.Module):
         super().__init__()
         C, width, self.dropout = config.n_embd, config.mlp_width, config.dropout
         up = 2 * width if config.mlp == "swiglu" else width     # a gate for each number, or none
-        self.ops = KERNELS[config.kernels]
-        self.switch = getattr(self.ops, config.mlp)
+        self.ops, self.mlp = KERNELS[config.kernels], config.mlp
         self.W_up = weight(C, up)
         self.b_up = bias(up, config)
         self.W_down = weight(width, C, std=residual_std(config))
         self.b_down = bias(C, config)
 
     def forward(self, x):
-        h = self.switch(self.ops.linear(x, self.W_up, self.b_up))   # (B, T, mlp_width)
+        h = self.ops.linear(x, self.W_up, self.b_up)            # (B, T, mlp_width, or twice that)
+        h = getattr(self.ops, self.mlp)(h)                      # (B, T, mlp_width)
         y = self.ops.linear(h, self.W_down, self.b_down)        # (B, T, C)
         return self.ops.dropout(y, self.dropout * self.training)    # (B, T, C)
 
@@ -467,7 +460,7 @@ class GPT(nn.Module):
             rotation = self.rotation[:, start:stop]             # (2, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
         for layer, block in enumerate(self.blocks):
-            if self.config.activation_checkpointing and self.training:
+            if self.config.activation_checkpointing and self.training and cache is None:
                 # Keep no more than x, and run the block again when backward comes to it (Chen
                 # et al., 2016): a third more work. It draws the same dropout the second time.
                 x = checkpoint(block, x, rotation, use_reentrant=False)     # (B, T, C)
@@ -504,10 +497,9 @@ def score(model, batches):
     was_training = model.training
     model.eval()
     nats, correct, count = 0.0, 0, 0
-    device = next(model.parameters()).device
     for ids, targets in batches:
-        targets = targets.to(device)                            # (B, T)
-        logits = model(ids.to(device))                          # (B, T, V)
+        ids, targets = ids.to(model.token_table.device), targets.to(model.token_table.device)
+        logits = model(ids)                                     # (B, T, V)
         counted = (targets != -1).sum().item()
         nats += model.ops.cross_entropy(logits, targets).item() * counted
         correct += (logits.argmax(dim=-1) == targets).sum().item()

@@ -177,7 +177,7 @@ def saved_for_backward(run, gpt):
     def pack(x):
         storage = x.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), x)    # x, so that no other takes its place
+            kept[storage.data_ptr()] = (storage.nbytes(), x)    # with x, its place stays taken
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -199,8 +199,11 @@ def test_checkpointing_saves_memory_and_changes_no_bit(kernels, arch):
         loss.backward()
         grads.append([p.grad for p in gpt.parameters()])
         sizes.append(size)
-        with torch.no_grad():       # and the cache works as it did
+        with torch.no_grad():       # and the cache is filled all the same
+            cache = gpt.new_cache(4)
+            gpt(ids[:, :20], cache)
             torch.testing.assert_close(gpt.eval()(ids, gpt.new_cache(4)), gpt(ids))
+            assert cache.k[-1, :, :, 19].abs().sum() > 0
     assert all(torch.equal(plain, again) for plain, again in zip(*grads))
     assert sizes[1] < sizes[0] / 5
 
