@@ -245,7 +245,7 @@ CHOICES = {"norm": ("layernorm", "rmsnorm"), "position": ("learned", "rotary"),
 @dataclass
 class GPTConfig:
     """The shape of a GPT. The defaults are the preset `nano`: small enough for a laptop."""
-    vocab_size: int = 84         # V, how many different tokens there are; set by the tokenizer
+    vocab_size: int = 85         # V, how many different tokens there are; set by the tokenizer
     context_length: int = 128    # the longest T: how many tokens the model sees at once
     n_layer: int = 4             # blocks, one on top of the other
     n_head: int = 4              # H, attention heads in a block; n_embd must be a multiple of it

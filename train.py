@@ -63,13 +63,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-PRESETS = {     # what differs from the defaults of DataConfig, GPTConfig and TrainConfig
-    "nano": dict(**SHAPES["nano"]),
-    "baby": dict(**SHAPES["baby"],
-                 batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
-    "gpt2": dict(**SHAPES["gpt2"],
-                 beta2=0.95, batch_size=16, steps=20_000, warmup_steps=700,
-                 learning_rate=6e-4, min_learning_rate=6e-5),
+PRESETS = {     # how each of model.py's SHAPES is trained, where the defaults do not suit it
+    "nano": dict(),
+    "baby": dict(batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
+    "gpt2": dict(batch_size=16, steps=20_000, learning_rate=6e-4, min_learning_rate=6e-5,
+                 warmup_steps=700, beta2=0.95, tokenizer="gpt2"),
 }
 
 # ------------------------------------------------------------------------------------------
@@ -104,17 +102,17 @@ def make_optimizer(model, c):
 
 def start_run(options):
     """A new run from arch, preset and flags, the later the stronger: folder, config, corpus."""
-    def settle(config_class):
-        before = {k: v for k, v in (ARCHS[options.arch] | PRESETS[options.preset]).items()
-                  if k in config_class.__dataclass_fields__}
-        return config_class(**(before | chosen(options, config_class)))
+    def settle(config_class, settings):
+        known = {k: v for k, v in settings.items() if k in config_class.__dataclass_fields__}
+        return config_class(**known | chosen(options, config_class))
 
-    data, train = settle(DataConfig), settle(TrainConfig)
+    data = settle(DataConfig, PRESETS[options.preset])
+    train = settle(TrainConfig, PRESETS[options.preset])
     if options.init:
         own = {k: v for k, v in chosen(options, GPTConfig).items() if k != "vocab_size"}
         model = GPT.from_pretrained(options.init, **own).config
     else:
-        model = settle(GPTConfig)
+        model = settle(GPTConfig, ARCHS[options.arch] | SHAPES[options.preset])
     corpus = load_corpus(options.data or prepare(data), model.context_length)
     if options.init and corpus.tokenizer.vocab_size != model.vocab_size:
         raise ValueError(f"the weights of {options.init} know {model.vocab_size:,} tokens, this "
@@ -142,7 +140,8 @@ def resume_run(options):
     config = read_config(folder)
     for part, config_class in (("data", DataConfig), ("model", GPTConfig), ("train", TrainConfig)):
         for name, value in chosen(options, config_class).items():
-            if value != config[part][name]:
+            derived = part == "model" and name == "vocab_size"     # the flag is data.py's
+            if value != config[part][name] and not derived:
                 raise ValueError(
                     f"{folder} was started with {name} {config[part][name]}, not {value}: leave "
                     "the flag out to go on with it, or start a new run without --resume")

@@ -14,7 +14,7 @@ import torch
 
 import train
 from conftest import ROOT, SMALL, one_line, run
-from model import ARCHS, GPT, GPTConfig
+from model import ARCHS, SHAPES, GPT, GPTConfig
 from train import TrainConfig, learning_rate, make_optimizer
 
 KEYS = {"step", "tokens", "epoch", "train_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
@@ -201,21 +201,22 @@ def test_weight_decay_is_for_matrices():
 
 
 def test_presets_name_real_settings():
-    known = {f.name for config in (train.DataConfig, GPTConfig, TrainConfig)
+    known = {f.name for config in (train.DataConfig, TrainConfig)
              for f in dataclasses.fields(config)}
     assert all(set(preset) <= known for preset in train.PRESETS.values())
-    shape = {k: v for k, v in train.PRESETS["gpt2"].items() if k in GPTConfig.__dataclass_fields__}
-    gpt2 = GPTConfig(**ARCHS["gpt2"] | shape)
+    assert train.PRESETS.keys() == SHAPES.keys()
     with torch.device("meta"):
-        assert GPT(gpt2).n_parameters() == 124_439_808      # Hugging Face's count for gpt2
+        gpt2 = GPT(GPTConfig(**ARCHS["gpt2"] | SHAPES["gpt2"]))
+    assert gpt2.n_parameters() == 124_439_808       # Hugging Face's count for gpt2
 
 
-def test_arch_then_preset_then_flags(trained, tmp_path):
-    ask = ["--source", trained / "text.txt", *SMALL, "--steps", 2, "--arch", "gpt2"]
-    run("train.py", *ask, "--mlp", "swiglu", "--no-bias", cwd=tmp_path)
-    config = json.loads((tmp_path / "runs/nano/config.json").read_text())["model"]
-    expected = ARCHS["gpt2"] | {"mlp": "swiglu", "bias": False, "n_embd": 16, "n_head": 2}
-    assert config.items() >= expected.items()
+def test_vocab_size_is_the_tokenizers(trained, tmp_path):
+    flags = ["--source", trained / "text.txt", "--tokenizer", "bpe", "--vocab-size", 280, *SMALL]
+    run("train.py", *flags, "--steps", 1, cwd=tmp_path)
+    config = json.loads((tmp_path / "runs/nano/config.json").read_text())
+    assert config["data"]["vocab_size"] == config["model"]["vocab_size"] == 280
+    stdout, _ = run("sample.py", "--prompt", "green", "--tokens", 5, cwd=tmp_path)
+    assert stdout.startswith("green")
 
 
 def test_help_has_a_line_for_every_setting(tmp_path):
