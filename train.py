@@ -23,7 +23,6 @@ with cosine decay is SGDR's (the same authors, 2016) as GPT-2's successors use i
 import json
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -37,7 +36,7 @@ from tqdm import tqdm
 
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
                   every_window, load_corpus, prepare, reopen, windows_per_epoch)
-from model import ARCHS, GPT, KERNELS, SHAPES, GPTConfig, score
+from model import ARCHS, GPT, SHAPES, GPTConfig, score
 from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
                     stream, temperature)
 
@@ -248,11 +247,11 @@ def read_options():
 
 def table_row(m):
     """One line of what is printed while the model learns; blank where nothing was measured."""
-    columns = (("step", "7,"), ("train_loss", "12.3f"), ("val_loss", "10.3f"),
-               ("val_bits_per_byte", "11.3f"), ("val_accuracy", "10.1%"),
-               ("tokens_per_second", "10,.0f"), ("seconds", "9.1f"))
-    blank = {name: " " * int(re.match(r"\d+", form)[0]) for name, form in columns}
-    return "".join(format(m[name], form) if name in m else blank[name] for name, form in columns)
+    columns = (("step", 7, ","), ("train_loss", 12, ".3f"), ("val_loss", 10, ".3f"),
+               ("val_bits_per_byte", 11, ".3f"), ("val_accuracy", 10, ".1%"),
+               ("tokens_per_second", 10, ",.0f"), ("seconds", 9, ".1f"))
+    return "".join((format(m[name], form) if name in m else "").rjust(width)
+                   for name, width, form in columns)
 
 
 def stop_on_signals():
@@ -291,7 +290,7 @@ def main():
         weights = GPT.from_pretrained(options.init, context_length=model.config.context_length)
         model.load_state_dict(weights.state_dict())
     optimizer = make_optimizer(model, c)
-    cross_entropy = KERNELS[model.config.kernels].cross_entropy
+    cross_entropy = model.ops.cross_entropy
     B, T, V = c.batch_size, model.config.context_length, model.config.vocab_size
     steps_per_epoch = windows_per_epoch(len(corpus.train), T) / B
     first_step, seconds_before, best_val_loss = 0, 0.0, math.inf
@@ -369,7 +368,9 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
     model, tokens = load_run(folder, device)
     print(f"\nThe best model's validation loss is {best_val_loss:.3f} nats a token. It writes:\n")
     generator = torch.Generator(device).manual_seed(c.seed)
-    ids = generate(model, tokens.separator, 300,
+    counts = corpus.meta["train"]
+    ids = generate(model, tokens.separator or [0],
+                   max(1, 300 * counts["tokens"] // counts["characters"]),     # 300 characters
                    lambda logits: temperature(logits, 0.8, generator))
     for text in stream(tokens, ids):
         print(text, end="", flush=True)
