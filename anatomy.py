@@ -109,7 +109,8 @@ def draw_attention(maps, labels, path):
     from matplotlib import pyplot
 
     n_layer, H, T, _ = maps.shape
-    size = max(2.0, 0.16 * T)
+    size = min(max(2.0, 0.16 * T), 60 / max(H, n_layer))        # inches for a square
+    font = min(7, 60 * size / T)                                # points, so that labels fit
     figure, axes = pyplot.subplots(n_layer, H, figsize=(size * H, size * n_layer), squeeze=False,
                                    layout="constrained")
     for layer in range(n_layer):
@@ -117,8 +118,8 @@ def draw_attention(maps, labels, path):
             at = axes[layer, head]
             at.imshow(maps[layer, head], cmap="magma_r", vmin=0, vmax=1)
             at.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
-            at.set_xticks(range(T), labels, fontsize=7, rotation=90)
-            at.set_yticks(range(T), labels, fontsize=7)
+            at.set_xticks(range(T), labels, fontsize=font, rotation=90)
+            at.set_yticks(range(T), labels, fontsize=font)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
