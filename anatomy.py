@@ -170,6 +170,7 @@ def main():
                 raise ValueError("there is no text to look at")
             maps = attention_maps(model, torch.tensor(ids))
             labels = [repr(tokens.decode([i]))[1:-1] for i in ids]
+            labels = [label.replace(" ", "\N{OPEN BOX}").replace("$", r"\$") for label in labels]
             draw_attention(maps, labels, "attention.png")
             return print("drew attention.png")
     B, T = options.batch_size, c.context_length
