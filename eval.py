@@ -47,7 +47,8 @@ def main():
 
     T, V = model.config.context_length, model.config.vocab_size
     n_bytes = corpus.meta["val"]["bytes"]
-    batches = tqdm(every_window(corpus.val, 32, T), total=math.ceil(len(corpus.val) / (32 * T)),
+    B = max(1, 4096 // T)
+    batches = tqdm(every_window(corpus.val, B, T), total=math.ceil(len(corpus.val) / (B * T)),
                    unit="batch", leave=False, disable=None)
     nats, correct, n_tokens = score(model, batches)
     table = {str(folder): figures(nats, correct, n_tokens, n_bytes),

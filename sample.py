@@ -45,15 +45,15 @@ def find_run(name=None):
 
 def load_checkpoint(path):
     """The content of a checkpoint, on the CPU. weights_only: it can hold data, never code."""
-    if not Path(path).exists():
-        raise ValueError(f"there is no checkpoint {path}")
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint {path}: the run stopped before its first one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return {key: checkpoint[key] for key in ("model_config", "model")} | checkpoint
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}); if the run has "
-                         "another .pt file, copy it over this one") from None
+        instead = "; without it, last.pt is used" if path.name == "best.pt" else ""
+        raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}){instead}") from None
 
 
 def read_config(folder):
@@ -99,7 +99,8 @@ def greedy(logits):
 
 def temperature(logits, t, generator=None):
     """A draw from softmax(logits / t). t must be above 0; as it nears 0 this becomes greedy."""
-    probabilities = torch.softmax(logits.float() / t, dim=-1)               # (B, V)
+    logits = logits.float() - logits.max(dim=-1, keepdim=True).values       # (B, V), all <= 0
+    probabilities = torch.softmax(logits / t, dim=-1)                       # (B, V)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]   # (B,)
 
 
@@ -169,8 +170,8 @@ def main():
         prompt = options.prompt
         if options.prompt_file:
             prompt = Path(options.prompt_file).read_text(encoding="utf-8")
+        ids = tokens.encode(prompt) or tokens.separator or [0]
 
-    ids = tokens.encode(prompt) or tokens.separator or [0]
     if tokens.unk is not None and prompt:
         strange = {s for s in tokens.pattern.findall(prompt) if tokens.unk in tokens.encode(s)}
         if strange:

@@ -119,17 +119,17 @@ def utf8(text):
                          f"{text[error.start]!r}, at position {error.start}") from None
 
 
+compiled = cache(regex.compile)
+
+
 def special_pattern(specials):
     """A pattern that finds special tokens, of two that fit the longer.
 
-    Its brackets make split() return what was found, too.
+    Its brackets make split() return what was found, too. If there are none, it looks for what no
+    text contains, half a character.
     """
-    return compiled("|".join(map(regex.escape, sorted(specials, key=len, reverse=True))))
-
-
-@cache
-def compiled(alternatives):
-    return regex.compile(f"({alternatives})" if alternatives else "((?!))")     # (?!): no match
+    longest_first = sorted(specials, key=len, reverse=True) or ["\ud800"]
+    return compiled("(" + "|".join(map(regex.escape, longest_first)) + ")")
 
 
 # A stream comes in blocks that may end anywhere, within a word or a special token. Cut it anew

@@ -57,9 +57,15 @@ class TrainConfig:
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for says, names, right in (
+                ("at least 1", ("steps", "batch_size", "eval_every"), lambda x: x >= 1),
+                ("above 0", ("learning_rate", "grad_clip"), lambda x: x > 0),
+                ("0 or more", ("min_learning_rate", "warmup_steps", "weight_decay", "seed"),
+                 lambda x: x >= 0),
+                ("at least 0 and below 1", ("beta1", "beta2"), lambda x: 0 <= x < 1)):
+            for name in names:
+                if not right(getattr(self, name)):
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be {says}")
 
 
 PRESETS = {     # how each of model.py's SHAPES is trained, where the defaults do not suit it
@@ -80,8 +86,8 @@ def learning_rate(step, c):
     """
     if step < c.warmup_steps:
         return c.learning_rate * (step + 1) / c.warmup_steps
-    done = (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)       # from 0 to 1
-    fall = (1 + math.cos(math.pi * done)) / 2                                   # from 1 to 0
+    progress = (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)   # from 0 to 1
+    fall = (1 + math.cos(math.pi * progress)) / 2                               # from 1 to 0
     return c.min_learning_rate + fall * (c.learning_rate - c.min_learning_rate)
 
 
@@ -121,6 +127,8 @@ def start_run(options):
               "corpus": {"folder": str(corpus.folder), "sha256": corpus_hash(corpus)}}
 
     folder = RUNS / Path(options.run or options.preset).name
+    if folder == RUNS:
+        raise ValueError(f"--run {options.run} is not a name for a folder in {RUNS}/")
     if options.run and folder.exists():
         raise ValueError(f"there is a run {folder} already: --resume goes on with it, "
                          "another --run NAME starts a new one")
@@ -135,6 +143,8 @@ def start_run(options):
 
 def resume_run(options):
     """A run to go on with: its folder, config and corpus. Flags may repeat its settings only."""
+    if options.init:
+        raise ValueError("--init starts a run and --resume goes on with one: leave one of them out")
     folder = find_run(options.run)
     config = read_config(folder)
     for part, config_class in (("data", DataConfig), ("model", GPTConfig), ("train", TrainConfig)):
@@ -169,7 +179,10 @@ def save_checkpoint(path, model, **more):
 def read_metrics(folder):
     """The lines of metrics.jsonl, one dict for each step."""
     with open(folder / "metrics.jsonl", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        measured = [json.loads(line) for line in file]
+    if not measured:
+        raise ValueError(f"{folder} has done no step yet")
+    return measured
 
 
 def cut_metrics(folder, step):
@@ -333,14 +346,15 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
             measured = {"step": done, "tokens": done * B * T, "epoch": done / steps_per_epoch,
                         "train_loss": loss.item(), "lr": lr, "grad_norm": grad_norm.item(),
                         "tokens_per_second": B * T / (time.perf_counter() - began)}
-            if not math.isfinite(measured["train_loss"]):
-                raise FloatingPointError(
-                    f"the loss is {measured['train_loss']} at step {done}; the checkpoints of "
-                    f"{folder} are from before it. A smaller --learning-rate may help")
             if done % c.eval_every == 0 or done == c.steps:
                 nats, correct, n = score(model, every_window(corpus.val, B, T))
                 measured |= {"val_loss": nats / n, "val_accuracy": correct / n,
                              "val_bits_per_byte": nats / math.log(2) / corpus.meta["val"]["bytes"]}
+            for name in ("train_loss", "grad_norm", "val_loss"):
+                if not math.isfinite(measured.get(name, 0)):
+                    raise FloatingPointError(
+                        f"the {name} is {measured[name]} at step {done}; nothing was saved since. "
+                        "A smaller --learning-rate may help")
             measured["seconds"] = time.perf_counter() - start
             metrics.write(json.dumps(measured) + "\n")
             metrics.flush()
@@ -353,27 +367,31 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
             if measured.get("val_loss", math.inf) < best_val_loss:
                 best_val_loss = measured["val_loss"]
                 save_checkpoint(folder / "best.pt", model, step=done, val_loss=best_val_loss)
-            if "val_loss" in measured or stop:
+            stopping = bool(stop) and done < c.steps
+            if "val_loss" in measured or stopping:
                 save_checkpoint(folder / "last.pt", model, optimizer=optimizer.state_dict(),
                                 rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all(),
                                 step=done, seconds=measured["seconds"], best=best_val_loss)
                 draw_curves([folder], folder / "loss.png")
-            if stop:
+            if stopping:
                 bar.close()
                 print(f"\nstopped after step {done:,} and saved. To go on:\n"
                       f"    python train.py --run {folder.name} --resume")
                 sys.exit(128 + stop[0])
     bar.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    model, tokens = load_run(folder, device)
     print(f"\nThe best model's validation loss is {best_val_loss:.3f} nats a token. It writes:\n")
-    generator = torch.Generator(device).manual_seed(c.seed)
-    counts = corpus.meta["train"]
-    ids = generate(model, tokens.separator or [0],
-                   max(1, 300 * counts["tokens"] // counts["characters"]),     # 300 characters
-                   lambda logits: temperature(logits, 0.8, generator))
-    for text in stream(tokens, ids):
-        print(text, end="", flush=True)
+    with clear_errors():
+        model, tokens = load_run(folder, device)
+        generator = torch.Generator(device).manual_seed(c.seed)
+        counts = corpus.meta["train"]
+        ids = generate(model, tokens.separator or [0],
+                       max(1, 300 * counts["tokens"] // counts["characters"]),  # 300 characters
+                       lambda logits: temperature(logits, 0.8, generator))
+        for text in stream(tokens, ids):
+            print(text, end="", flush=True)
     same = "" if options.resume else " " + shlex.join(sys.argv[1:])
     print(f"""
 

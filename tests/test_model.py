@@ -246,7 +246,7 @@ def test_switches_change_what_they_say():
     size = lambda **settings: GPT(GPTConfig(n_embd=192, n_layer=1, **settings)).n_parameters()
     assert size(mlp="swiglu") == pytest.approx(size(mlp="gelu"), rel=0.02)
     assert size() - size(n_kv_head=1) == 192 * 2 * 3 * 48
-    assert size() - size(tie_embeddings=True) == 192 * 84
+    assert size() - size(tie_embeddings=True) == 192 * 85
     assert size(mlp_width=100) - size(mlp_width=90) == 192 * 2 * 10
     assert GPTConfig() == GPTConfig(**ARCHS["modern"])
 

@@ -25,7 +25,8 @@ def test_draws_follow_the_softmax(t):
 def test_greedy_takes_the_likeliest_and_temperature_nears_it():
     logits = torch.randn(100, 7)
     assert torch.equal(greedy(logits), logits.argmax(-1))
-    assert torch.equal(temperature(logits, 1e-6), logits.argmax(-1))
+    for t in (1e-6, 1e-40):
+        assert torch.equal(temperature(logits, t), logits.argmax(-1))
 
 
 def test_generate_is_the_model_asked_again_and_again():
@@ -77,6 +78,7 @@ def test_bad_input_is_one_line(trained, tmp_path):
     assert "--temperature" in one_line("sample.py", "--temperature", -1, cwd=trained)
     assert "--temperature" in one_line("sample.py", "--temprature", 1, cwd=trained)
     assert "nowhere" in one_line("sample.py", "--prompt-file", "nowhere", cwd=trained)
+    assert "surrogate" in one_line("sample.py", "--prompt", "a\udcff", cwd=trained)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     best = tmp_path / "runs/first/best.pt"
     whole = best.read_bytes()
