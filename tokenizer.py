@@ -297,6 +297,7 @@ def learn_merges(counts):
     is in, and after a merge correct the counts for those; and let a heap keep the best on top.
     """
     tokens = [bytes([byte]) for byte in range(256)]                 # id -> bytes
+    order = list(map(reverse_order, tokens))                        # id -> what to sort it by
     words = [utf8(word).decode("latin-1") for word in counts]       # latin-1: byte b is chr(b)
     times = list(counts.values())
     count, where = defaultdict(int), defaultdict(set)               # of each pair
@@ -306,8 +307,8 @@ def learn_merges(counts):
             where[pair].add(w)
 
     def entry(pair):
-        left, right = (reverse_order(tokens[ord(symbol)]) for symbol in pair)
-        return -count[pair], left + right, pair
+        left, right = map(ord, pair)
+        return -count[pair], order[left] + order[right], pair
 
     heap = [entry(pair) for pair in count]                          # the smallest is on top
     heapify(heap)
@@ -321,9 +322,12 @@ def learn_merges(counts):
         yield left, right, count[pair]
         new = chr(len(tokens))
         tokens.append(left + right)
+        order.append(reverse_order(left + right))
         created = set()
         for w in where.pop(pair):
             old, words[w] = words[w], words[w].replace(pair, new)
+            if words[w] == old:                 # another merge has taken the pair from this word
+                continue
             for p in pairs(old):
                 count[p] -= times[w]
             for p in pairs(words[w]):

@@ -95,6 +95,8 @@ def test_every_tokenizer_gives_the_text_back(kind):
     assert between == ("\n\n" if kind == "char" else "<|endoftext|>")
     train, val = data.split(documents, 0.1, 1)
     assert decoded(corpus, "train") == between.join(train)
+    if corpus.tokenizer.eot is not None:        # one between two documents, none inside them
+        assert corpus.train.tolist().count(corpus.tokenizer.eot) == len(train) - 1
     assert corpus.meta["train"]["bytes"] == sum(len(text.encode()) for text in train)
     if kind != "word":
         assert decoded(corpus, "val") == between.join(val)
