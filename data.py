@@ -26,7 +26,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import unicodedata
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -182,8 +181,8 @@ def prepare(config):
     tokens = tokenizer.build(config.tokenizer, documents if config.tokenizer == "char" else train,
                              config.vocab_size)
 
-    CORPORA.mkdir(exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CORPORA))
+    draft = CORPORA / f"unfinished-{os.getpid()}"
+    draft.mkdir(parents=True, exist_ok=True)
     try:
         tokens.save(draft / "tokenizer.json")
         meta = {"fingerprint": mark, "config": asdict(config), "vocab_size": tokens.vocab_size,
