@@ -52,6 +52,17 @@ def test_what_is_printed(trained, tmp_path):
     assert 250 <= len(written) <= 301
 
 
+def test_best_is_kept_when_the_model_gets_worse(tmp_path):
+    """It learns that b follows a, ever more surely; in the validation text a follows a."""
+    (tmp_path / "text.txt").write_text("ab" * 900 + "aabb" * 50)
+    run("train.py", "--source", "text.txt", "--steps", 60, *SMALL, "--learning-rate", 0.01,
+        "--warmup-steps", 5, cwd=tmp_path)
+    folder = tmp_path / "runs/nano"
+    seen = {m["step"]: m["val_loss"] for m in metrics(folder) if "val_loss" in m}
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert best["val_loss"] == min(seen.values()) == seen[best["step"]] and best["step"] < 60
+
+
 def test_a_taken_name_is_numbered_or_refused(trained, tmp_path):
     text = ["--source", trained / "text.txt"]
     for _ in range(2):
