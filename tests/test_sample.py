@@ -85,6 +85,8 @@ def test_bad_input_is_one_line(trained, tmp_path):
     for damaged in (b"", whole[:100], whole[:-500], b"x" * 1000):
         best.write_bytes(damaged)
         assert "best.pt is not a whole checkpoint" in one_line("sample.py", cwd=tmp_path)
+    torch.save({"somebody": "else's"}, best)
+    assert "best.pt is not a whole checkpoint" in one_line("sample.py", cwd=tmp_path)
     best.write_bytes(whole)
     (tmp_path / "runs/first/tokenizer.json").write_text("{}")
     assert "tokenizer.json" in one_line("sample.py", cwd=tmp_path)
