@@ -50,7 +50,8 @@ def main():
     B = max(1, 4096 // T)
     batches = tqdm(every_window(corpus.val, B, T), total=math.ceil(len(corpus.val) / (B * T)),
                    unit="batch", leave=False, disable=None)
-    nats, correct, n_tokens = score(model, batches)
+    with clear_errors(kinds=()):        # Ctrl-C is no error
+        nats, correct, n_tokens = score(model, batches)
     table = {str(folder): figures(nats, correct, n_tokens, n_bytes),
              "knows nothing": figures(n_tokens * math.log(V), n_tokens / V, n_tokens, n_bytes)}
 

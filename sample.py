@@ -71,8 +71,12 @@ def load_run(folder, device="cpu"):
     best, last = folder / "best.pt", folder / "last.pt"
     checkpoint = load_checkpoint(best if best.exists() else last)
     tokens = tokenizer.load(folder / "tokenizer.json")
-    model = GPT(GPTConfig(**checkpoint["model_config"]))
-    model.load_state_dict(checkpoint["model"])
+    try:
+        model = GPT(GPTConfig(**checkpoint["model_config"]))
+        model.load_state_dict(checkpoint["model"])
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint in {folder} does not fit this model.py "
+                         f"({str(error).splitlines()[0][:80]})") from None
     return model.to(device).eval(), tokens
 
 

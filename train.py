@@ -148,12 +148,15 @@ def resume_run(options):
     folder = find_run(options.run)
     config = read_config(folder)
     for part, config_class in (("data", DataConfig), ("model", GPTConfig), ("train", TrainConfig)):
-        for name, value in chosen(options, config_class).items():
-            derived = part == "model" and name == "vocab_size"     # the flag is data.py's
-            if value != config[part][name] and not derived:
+        given = chosen(options, config_class)
+        if part == "model":
+            given.pop("vocab_size", None)       # the flag is data.py's
+        kept = asdict(config_class(**config[part]))
+        for name, value in asdict(config_class(**config[part] | given)).items():
+            if value != kept[name]:
                 raise ValueError(
-                    f"{folder} was started with {name} {config[part][name]}, not {value}: leave "
-                    "the flag out to go on with it, or start a new run without --resume")
+                    f"{folder} was started with {name} {kept[name]}, not {value}: leave the flag "
+                    "out to go on with it, or start a new run without --resume")
     return folder, config, reopen(config["corpus"], config["data"])
 
 
@@ -325,8 +328,8 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
 
     bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False, disable=None)
     start = time.perf_counter() - seconds_before
-    metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")
-    with clear_errors((OSError, FloatingPointError)), metrics:
+    with (clear_errors((OSError, FloatingPointError)),
+          open(folder / "metrics.jsonl", "a", encoding="utf-8") as metrics):
         for step in range(first_step, c.steps):
             began = time.perf_counter()
             lr = learning_rate(step, c)
@@ -353,8 +356,8 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
             for name in ("train_loss", "grad_norm", "val_loss"):
                 if not math.isfinite(measured.get(name, 0)):
                     raise FloatingPointError(
-                        f"the {name} is {measured[name]} at step {done}; nothing was saved since. "
-                        "A smaller --learning-rate may help")
+                        f"the {name} is {measured[name]} at step {done}; checkpoints, if any, are "
+                        "from before. A smaller --learning-rate may help")
             measured["seconds"] = time.perf_counter() - start
             metrics.write(json.dumps(measured) + "\n")
             metrics.flush()

@@ -1,4 +1,5 @@
 """What is drawn follows the model's probabilities, and comes again with the same seed."""
+import io
 import shutil
 
 import pytest
@@ -84,9 +85,14 @@ def test_bad_input_is_one_line(trained, tmp_path):
     whole = best.read_bytes()
     for damaged in (b"", whole[:100], whole[:-500], b"x" * 1000):
         best.write_bytes(damaged)
-        assert "best.pt is not a whole checkpoint" in one_line("sample.py", cwd=tmp_path)
+        assert "best.pt is not a whole checkpoint" in one_line("sample.py", "first", cwd=tmp_path)
     torch.save({"somebody": "else's"}, best)
-    assert "best.pt is not a whole checkpoint" in one_line("sample.py", cwd=tmp_path)
+    assert "best.pt is not a whole checkpoint" in one_line("sample.py", "first", cwd=tmp_path)
+    checkpoint = torch.load(io.BytesIO(whole), weights_only=True)
+    torch.save(checkpoint | {"model": {}}, best)
+    assert "does not fit this model.py" in one_line("sample.py", "first", cwd=tmp_path)
+    torch.save(checkpoint | {"model_config": {"depth": 3}}, best)
+    assert "does not fit this model.py" in one_line("sample.py", "first", cwd=tmp_path)
     best.write_bytes(whole)
     (tmp_path / "runs/first/tokenizer.json").write_text("{}")
-    assert "tokenizer.json" in one_line("sample.py", cwd=tmp_path)
+    assert "tokenizer.json" in one_line("sample.py", "first", cwd=tmp_path)

@@ -99,7 +99,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(signum, trained, tmp_path, unbro
     else:
         assert rc == 128 + signum and "python train.py --run broken --resume" in stdout
         assert (broken / "loss.png").exists() and weights(broken)
-    run("train.py", "--run", "broken", "--resume", "--device", "cpu", cwd=tmp_path)
+    run("train.py", *LONG, "--n-kv-head", 0, "--run", "broken", "--resume", cwd=tmp_path)
     for name in ("last.pt", "best.pt"):
         ours, theirs = weights(broken, name), weights(unbroken, name)
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
