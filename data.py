@@ -289,16 +289,25 @@ def epoch_order(n_tokens, context_length, seed, epoch):
     return first + context_length * rng.permutation(n_windows)              # (n_windows,)
 
 
-def draw(tokens, batch_size, context_length, seed, step):
-    """The batch of one step: ids and targets, both (B, T) int64; targets are one token later."""
+def draw(tokens, batch_size, context_length, seed, step, part=0, parts=1):
+    """The batch of one step, or one of its equal parts: ids and targets, targets one token later.
+
+    Both are (B / parts, T) int64. Rank r of R, when it accumulates A parts, draws at its a-th the
+    part a * R + r of A * R; all of them together draw what one process would at once. Raises
+    ValueError if the batch cannot be shared out equally.
+    """
+    if batch_size % parts:
+        raise ValueError(f"a batch of {batch_size} windows cannot be cut into {parts} equal parts "
+                         "(processes times accumulation)")
     n_windows = windows_per_epoch(len(tokens), context_length)
-    window = step * batch_size + np.arange(batch_size)                      # (B,), counted from 0
-    epoch, place = window // n_windows, window % n_windows                  # (B,), (B,)
+    rows = batch_size // parts
+    window = step * batch_size + part * rows + np.arange(rows)              # (B / parts,)
+    epoch, place = window // n_windows, window % n_windows                  # the same shape
     start = np.empty_like(window)
     for e in np.unique(epoch).tolist():                                     # nearly always one
         order = epoch_order(len(tokens), context_length, seed, e)
         start[epoch == e] = order[place[epoch == e]]
-    both = tokens[start[:, None] + np.arange(context_length + 1)]           # (B, T + 1)
+    both = tokens[start[:, None] + np.arange(context_length + 1)]           # (B / parts, T + 1)
     both = torch.from_numpy(both.astype(np.int64))
     return both[:, :-1], both[:, 1:]
 

@@ -172,6 +172,23 @@ def test_an_epoch_uses_each_window_once_and_starts_elsewhere_each_time(n, T):
     assert len(set(starts)) > 1 or n_windows * T == n - 1
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_what_the_ranks_draw_together_is_the_batch(ranks, accumulation):
+    """At steps within an epoch and across two: 1,000 tokens are 61 windows of 16."""
+    for step in range(8):
+        whole = draw(tokens(1000), 16, 16, seed=1, step=step)
+        parts = [draw(tokens(1000), 16, 16, 1, step, a * ranks + r, ranks * accumulation)
+                 for a in range(accumulation) for r in range(ranks)]
+        assert torch.equal(torch.cat([ids for ids, _ in parts]), whole[0])
+        assert torch.equal(torch.cat([targets for _, targets in parts]), whole[1])
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    with pytest.raises(ValueError, match="batch of 6 windows cannot be cut into 4 equal parts"):
+        draw(tokens(1000), 6, 16, seed=1, step=0, part=0, parts=4)
+
+
 def test_a_batch_may_span_epochs():
     ids, _ = draw(tokens(50), 40, 16, seed=1, step=0)
     single = torch.cat([draw(tokens(50), 1, 16, seed=1, step=s)[0] for s in range(40)])
