@@ -40,6 +40,7 @@ def parameters(c):
     C, gate, layer_norm = c.n_embd, c.mlp == "swiglu", c.norm == "layernorm"
     tables = (not c.tie_embeddings) * c.vocab_size * C
     tables += (c.position == "learned") * c.context_length * C
+    tables += (c.ngram - 1) * c.ngram_rows * C
     norms = (2 * c.n_layer + 1) * C * (1 + (c.bias and layer_norm))
     qkv = (c.n_head + 2 * c.n_kv_head) * c.head_size
     biases = c.bias * c.n_layer * (qkv + C + (1 + gate) * c.mlp_width + C)

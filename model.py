@@ -41,6 +41,19 @@ def embedding(ids, W):
     return W[ids]                                               # (..., C)
 
 
+def ngram_rows(ids, n, rows):
+    """Which row of a table of `rows` stands for the n tokens that end at each place.
+
+    ids is (B, n - 1 + T), the last T of them the places asked about. There are too many n-grams
+    for a row each, so a hash scatters them over the rows, and some share one.
+    """
+    T = ids.shape[1] - (n - 1)
+    row = torch.zeros_like(ids[:, :T])                          # (B, T)
+    for i in range(n):                                          # the oldest token first
+        row = (row * 1_000_003 + ids[:, i:i + T]) % rows        # (B, T)
+    return row
+
+
 def linear(x, W, b=None):
     """Every output is a weighted sum of all the inputs, plus a bias. W is (n_in, n_out)."""
     y = x @ W                                                   # (..., n_out)
@@ -256,6 +269,8 @@ class GPTConfig:
     mlp: str = "relu2"           # the switch inside the MLP: gelu | relu2 | swiglu
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of questions and keys, so that no match is extreme
+    ngram: int = 4               # longest run of tokens that has a vector of its own; 1: none has
+    ngram_rows: int = 8192       # how many vectors there are for the runs of each length
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
     bias: bool = False           # a bias in every linear layer and layer norm
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero
@@ -288,9 +303,9 @@ class GPTConfig:
 
 
 ARCHS = {       # GPT-2 as it was in 2019, and the defaults: what has proven itself since
-    "gpt2": dict(norm="layernorm", position="learned", mlp="gelu", qk_norm=False,
+    "gpt2": dict(norm="layernorm", position="learned", mlp="gelu", qk_norm=False, ngram=1,
                  tie_embeddings=True, bias=True, zero_init=False),
-    "modern": dict(norm="rmsnorm", position="rotary", mlp="relu2", qk_norm=True,
+    "modern": dict(norm="rmsnorm", position="rotary", mlp="relu2", qk_norm=True, ngram=4,
                    tie_embeddings=False, bias=False, zero_init=True),
 }
 
@@ -343,6 +358,7 @@ class Cache:
         shape = (config.n_layer, B, config.n_kv_head, room, config.head_size)
         self.k, self.v = like.new_zeros(2, *shape).unbind(0)    # (n_layer, B, G, room, D) each
         self.room, self.length = room, 0
+        self.last_ids = None            # (B, ngram - 1), for the n-grams that come next
 
     def extend(self, layer, k, v):
         """Put k and v (B, G, T, D) behind what a layer has; return all of it."""
@@ -436,6 +452,8 @@ class GPT(nn.Module):
         self.config, self.ops = config, KERNELS[config.kernels]
         V, C = config.vocab_size, config.n_embd
         self.token_table = weight(V, C)                         # (V, C)
+        if config.ngram > 1:
+            self.ngram_tables = weight((config.ngram - 1) * config.ngram_rows, C)
         if config.position == "learned":
             self.position_table = weight(config.context_length, C)  # (longest T, C)
         else:
@@ -453,6 +471,8 @@ class GPT(nn.Module):
         if stop > room:
             raise ValueError(f"{stop} tokens do not fit a context of {room}")
         x = self.ops.embedding(ids, self.token_table)           # (B, T, C)
+        if self.config.ngram > 1:
+            x = x + self.embed_ngrams(ids, cache)               # (B, T, C)
         rotation = None
         if self.config.position == "learned":
             x = x + self.position_table[start:stop]             # (B, T, C)
@@ -471,6 +491,24 @@ class GPT(nn.Module):
         x = self.norm(x[:, -1:] if last_only else x)            # (B, T or 1, C)
         W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
         return self.ops.linear(x, W)                            # (B, T or 1, V)
+
+    def embed_ngrams(self, ids, cache=None):
+        """What the last 2, 3 ... ngram tokens mean together: (B, T, C), summed over the lengths.
+
+        Which letters follow "th" is then looked up, not worked out, and the blocks are free for
+        what cannot be: the idea of hashed n-gram embeddings (Over-Tokenized Transformer; Huang
+        et al., 2025). Before the text begins there is nothing: id 0, the others count from 1.
+        """
+        n, rows = self.config.ngram, self.config.ngram_rows
+        before = ids.new_zeros(len(ids), n - 1)                 # (B, n - 1)
+        if cache is not None and cache.last_ids is not None:
+            before = cache.last_ids                             # (B, n - 1)
+        ids = torch.cat([before, ids + 1], dim=1)               # (B, n - 1 + T)
+        if cache is not None:
+            cache.last_ids = ids[:, -(n - 1):]
+        at = torch.stack([(k - 2) * rows + ngram_rows(ids[:, n - k:], k, rows)
+                          for k in range(2, n + 1)], dim=-1)    # (B, T, n - 1)
+        return self.ops.embedding(at, self.ngram_tables).sum(dim=-2)    # (B, T, C)
 
     def new_cache(self, B, room=None):
         """An empty cache for B texts of up to `room` tokens, context_length unless given."""

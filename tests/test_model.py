@@ -228,7 +228,8 @@ def test_the_first_weights():
             else:
                 assert (p == float(name.endswith("gain"))).all(), name
     ids = torch.randint(500, (2, 5))        # untrained, a modern GPT's blocks are not there
-    expected = model.linear(gpt.norm(model.embedding(ids, gpt.token_table)), gpt.W_vocab)
+    x = model.embedding(ids, gpt.token_table) + gpt.embed_ngrams(ids)
+    expected = model.linear(gpt.norm(x), gpt.W_vocab)
     torch.testing.assert_close(gpt(ids), expected)
 
 
@@ -323,3 +324,27 @@ def test_wrong_settings_are_named(setting, says):
 def test_too_long_a_text_is_refused():
     with pytest.raises(ValueError, match="9 tokens do not fit a context of 8"):
         GPT(GPTConfig(**TINY))(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_ngrams_by_hand():
+    """Each place gets the row of every run of 2 and 3 tokens that ends there, and no other's."""
+    c = GPTConfig(vocab_size=9, context_length=8, n_layer=1, n_head=1, n_embd=4, ngram=3,
+                  ngram_rows=50)
+    gpt = GPT(c)
+    ids = torch.randint(9, (2, 8))
+    rows = gpt.ngram_tables.view(2, 50, 4)
+    for text, got in zip(ids.tolist(), gpt.embed_ngrams(ids)):
+        text = [0, 0] + [i + 1 for i in text]
+        for t in range(8):
+            two = (text[t + 1] * 1_000_003 + text[t + 2]) % 50
+            three = ((text[t] * 1_000_003 + text[t + 1]) * 1_000_003 + text[t + 2]) % 50
+            torch.testing.assert_close(got[t], rows[0, two] + rows[1, three])
+
+
+@pytest.mark.parametrize("V, n", [(65, 2), (65, 3), (8192, 2), (50_257, 2), (1024, 4)])
+def test_the_hash_scatters(V, n):
+    """10,000 runs fall on 8,192 rows as if each had been thrown there: 1 - e^(-10000/8192) hit."""
+    runs = torch.unique(torch.randint(V, (10_000, n), generator=torch.Generator().manual_seed(n)),
+                        dim=0)
+    hit = model.ngram_rows(runs + 1, n, 8192).unique().numel() / 8192
+    assert hit >= 0.97 * (1 - math.exp(-len(runs) / 8192))
