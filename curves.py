@@ -1,0 +1,169 @@
+"""
+Curves: what a run has measured on its way, drawn, and said in words.
+
+The loop writes one line a step into metrics.jsonl: the step, the tokens and epochs seen so far, the
+loss of its batch, the learning rate, the length of the gradient, the speed; and, now and then, the
+loss on the validation split, text the model never learns from. Two curves tell most of what one
+wants to know:
+
+    both still falling          it could learn more: give it more steps
+    training falls, the other   it learns its text by heart (overfitting): what it learns is no
+    rises                       longer of use for other text
+    both flat, close together   this is all a model of this size can do (underfitting)
+
+    python train.py --plot nano shallow                     # several runs over each other
+    python train.py --plot nano shallow --against seconds
+
+Everything a run keeps is written aside and renamed (write_aside), so that a crash leaves the old
+file or the new one, never half of one.
+"""
+import json
+import os
+
+import numpy as np
+
+
+def write_aside(path, write):
+    """Call write on a temporary path beside path, make sure it is on the disk, and rename it."""
+    aside = path.with_name(f"{path.name}.unfinished")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
+        aside.unlink(missing_ok=True)
+        raise OSError(f"could not write {path} ({error}); what was there is untouched") from None
+
+
+def read_metrics(folder):
+    """The lines of metrics.jsonl, one dict for each step."""
+    path = folder / "metrics.jsonl"
+    with open(path, encoding="utf-8") as file:
+        try:
+            measured = [json.loads(line) for line in file]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error})") from None
+    if not measured:
+        raise ValueError(f"{folder} has done no step yet")
+    return measured
+
+
+def cut_metrics(folder, step):
+    """Forget what was measured after step, which will be measured again."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    write_aside(folder / "metrics.jsonl", lambda path: path.write_text("".join(lines[:step])))
+
+
+def differences(folders):
+    """A label for each run: its name, and the settings in which not all of them agree."""
+    flat = []
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        flat.append({name: value for part in ("data", "model", "train")
+                     for name, value in config[part].items()})
+    differ = [name for name in flat[0] if any(f.get(name) != flat[0][name] for f in flat)]
+    return [": ".join([folder.name] + [", ".join(f"{name} {f.get(name)}" for name in differ)] *
+                      bool(differ)) for folder, f in zip(folders, flat)]
+
+
+# ------------------------------------------------------------------------------------------
+# The picture.
+
+AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}      # and their metrics
+
+
+def smooth(losses):
+    """The mean of each loss and those around it, a fiftieth of the curve; the ends stay out."""
+    width = len(losses) // 100 * 2 + 1
+    return width // 2, np.convolve(losses, np.ones(width) / width, mode="valid")
+
+
+def draw_curves(folders, path, against="steps"):
+    """The losses of one run, or of several over each other, and the learning rates below.
+
+    Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
+    of the steps around. Dots: the validation split. against is steps, tokens, or seconds of
+    training (looking at the validation split does not count).
+    """
+    import matplotlib
+    matplotlib.use("Agg")       # draw into files; no window needed
+    from matplotlib import pyplot
+
+    pyplot.rc("font", size=12)
+    figure, (top, below) = pyplot.subplots(2, 1, figsize=(8.5, 6.5), layout="constrained",
+                                           sharex=True, height_ratios=[4, 1])
+    lowest, start = [], []
+    for i, (folder, label) in enumerate(zip(folders, differences(folders))):
+        measured, colour = read_metrics(folder), f"C{i}"
+        x = [m[AXES[against]] for m in measured]
+        losses = [m["train_loss"] for m in measured]
+        cut, mean = smooth(losses)
+        top.plot(x, losses, color=colour, alpha=0.15, linewidth=0.8)
+        top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1.2,
+                 label=f"{label}: training batches" if len(folders) == 1 else None)
+        val = [(m[AXES[against]], m["val_loss"]) for m in measured if "val_loss" in m]
+        if val:
+            best = min(val, key=lambda point: point[1])
+            top.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=6,
+                     markeredgecolor="black",
+                     label=f"{label}: validation split" if len(folders) == 1 else label)
+            top.annotate(f"{best[1]:.3f}", best, xytext=(0, -16), ha="center",
+                         textcoords="offset points", weight="bold", color=colour)
+        elif len(folders) > 1:
+            top.plot([], [], color=colour, label=label)
+        below.plot(x, [m["lr"] for m in measured], color=colour)
+        lowest += list(mean) + [loss for _, loss in val]
+        start.append(losses[0])
+    floor, ceiling = min(lowest), max(start)
+    top.set_ylim(floor - 0.1 * (ceiling - floor), ceiling + 0.05 * (ceiling - floor))
+    top.set_ylabel("loss (nats per token)")
+    top.grid(alpha=0.3)
+    top.legend(frameon=False, fontsize=9 if len(folders) > 4 else 11)
+    if len(folders) == 1 and against == "steps":
+        per_epoch = measured[-1]["step"] / measured[-1]["epoch"]
+        epochs = top.secondary_xaxis("top", functions=(lambda step: step / per_epoch,
+                                                       lambda epoch: epoch * per_epoch))
+        epochs.set_xlabel("epoch")
+    below.set_ylabel("learning rate")
+    below.set_xlabel({"steps": "step", "tokens": "tokens seen",
+                      "seconds": "seconds of training"}[against])
+    below.grid(alpha=0.3)
+    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    pyplot.close(figure)
+
+
+# ------------------------------------------------------------------------------------------
+# The words.
+
+RISEN = 0.01        # nats: a validation loss this far above its lowest has risen
+FALLING = 0.02      # nats: more than this from one look to the last, and it is still falling
+CLOSE = 0.05        # nats: training and validation loss are as good as the same
+
+
+def verdict(measured):
+    """What the curves say, in one or two sentences; None if there are too few looks to tell."""
+    looks = [m for m in measured if "val_loss" in m]
+    if len(looks) < 2:
+        return None
+    best, last, before = min(looks, key=lambda m: m["val_loss"]), looks[-1], looks[-2]
+
+    def train_loss(look):       # the mean batch since the look before, or the steps around
+        near = [m["train_loss"] for m in measured
+                if 0 <= look["step"] - m["step"] < max(1, look["step"] // 10)]
+        return sum(near) / len(near)
+
+    risen, gap = last["val_loss"] - best["val_loss"], last["val_loss"] - train_loss(last)
+    if risen > RISEN and train_loss(last) < train_loss(best):
+        return (f"Overfitting: since step {best['step']:,} the validation loss has risen by "
+                f"{risen:.3f} nats, while the training loss went on falling. best.pt is from "
+                "before. More text helps; so do fewer steps, --dropout, or a smaller model.")
+    if before["val_loss"] - last["val_loss"] > FALLING:
+        return ("Still learning: the validation loss fell by "
+                f"{before['val_loss'] - last['val_loss']:.3f} nats between the last two looks. "
+                "More --steps will help.")
+    if gap < CLOSE:
+        return (f"Underfitting: text it learns from and text it has never seen are equally hard "
+                f"({train_loss(last):.3f} and {last['val_loss']:.3f} nats), so there is no harm "
+                "in learning more: a larger model (--n-embd, --n-layer) or more --steps.")
+    return None
