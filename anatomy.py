@@ -59,6 +59,20 @@ def flops_per_token(c, T):
     return 3 * forward
 
 
+PEAK = {    # NVIDIA's figures: multiplications and additions a second in bfloat16, without sparsity
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+    "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+
+
+def peak_flops(device, dtype):
+    """FLOPs a second that the device could do at best, where that is known; else None."""
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = next((peak for card, peak in PEAK.items() if card in name), None)
+    return found if found is None or dtype != "float32" else found / 2      # TF32 is half as fast
+
+
 def activations(c, B, T):
     """Numbers kept for the backward pass of B texts of T tokens: fused kernels, no dropout.
 

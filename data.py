@@ -312,6 +312,11 @@ def draw(tokens, batch_size, context_length, seed, step, part=0, parts=1):
     return both[:, :-1], both[:, 1:]
 
 
+def prefetch(batches, device):
+    for ids, targets in batches:
+        yield ids.to(device), targets.to(device)
+
+
 def every_window(tokens, batch_size, context_length):
     """The whole split as (ids, targets) batches, in order: each token but the first is a target
     exactly once.

@@ -311,6 +311,7 @@ ARCHS = {       # GPT-2 as it was in 2019, and the defaults: what has proven its
 
 SHAPES = {      # presets; train.py adds how each is trained
     "nano": dict(),
+    "baseline": dict(context_length=64),
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, vocab_size=50_257),
 }

@@ -56,9 +56,9 @@ def load_checkpoint(path):
         raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}){instead}") from None
 
 
-def read_config(folder):
+def read_config(folder, name="config.json"):
     """The settings of a run: a dict of dicts, data, model, train and corpus."""
-    path = folder / "config.json"
+    path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         return {part: config[part] for part in ("data", "model", "train", "corpus")}

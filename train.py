@@ -7,18 +7,21 @@ that way, and do it again with the next text:
 
     draw a batch -> forward -> loss -> backward -> step
 
-    python train.py                          # the preset nano: minutes on two CPU cores
+    python train.py                          # the preset nano: a minute or two on two CPU cores
     python train.py --n-layer 2 --run two    # change one thing, give the run a name
     python train.py --arch gpt2              # the model as it was in 2019
     python train.py --run two --resume       # go on after Ctrl-C
-    python train.py --plot runs/nano runs/two       # lay their curves over each other
+    python train.py --plot nano two --against seconds       # lay their curves over each other
+    python train.py --config runs/two/config.json           # the same run again
+    torchrun --standalone --nproc_per_node 2 train.py       # two processes; see parallel.py
 
 A run is a folder, runs/NAME/: config.json and tokenizer.json; metrics.jsonl and loss.png, what was
 measured on the way; best.pt, the weights when the validation loss was lowest, and last.pt, all
 that is needed to go on. Everything else in the file stands around the loop at its end, in main().
 
-Papers: Decoupled Weight Decay Regularization (AdamW; Loshchilov and Hutter, 2017); the warm-up
-with cosine decay is SGDR's (the same authors, 2016) as GPT-2's successors use it.
+Papers: Decoupled Weight Decay Regularization (AdamW; Loshchilov and Hutter, 2017); Muon (Jordan,
+2024), with the step size of Muon is Scalable for LLM Training (Liu et al., 2025); Mixed Precision
+Training (Micikevicius et al., 2017).
 """
 import json
 import math
@@ -27,52 +30,79 @@ import shlex
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from anatomy import flops_per_token, memory, peak_flops
+from curves import AXES, cut_metrics, draw_curves, read_metrics, verdict, write_aside
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
-                  every_window, load_corpus, prepare, reopen, windows_per_epoch)
+                  every_window, load_corpus, prefetch, prepare, reopen, windows_per_epoch)
 from model import ARCHS, GPT, SHAPES, GPTConfig, score
+from parallel import (end, gather_states, join, leave, one_for_all, scatter_states, send_gradients,
+                      spread, tell_all, total)
 from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
                     stream, temperature)
+
+CHOICES = {"optimizer": ("muon", "adamw"), "decay": ("linear", "cosine"),
+           "dtype": ("float32", "bfloat16", "float16"), "parallel": ("ddp", "fsdp")}
 
 
 @dataclass
 class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
-    steps: int = 2000           # batches to learn from, one step of the optimiser each
-    batch_size: int = 8         # B, windows of text in a batch
-    learning_rate: float = 2e-3     # how far a step goes, at the end of the warm-up
-    min_learning_rate: float = 2e-4     # what the cosine has brought it down to at the last step
-    warmup_steps: int = 100     # steps over which it rises from 0
+    steps: int = 1000           # batches to learn from, one step of the optimiser each
+    batch_size: int = 8         # B, windows of text in a batch, all processes together
+    accumulate: int = 1         # parts a batch is cut into, one after the other: needs less memory
+    optimizer: str = "muon"     # muon for the blocks' matrices, adamw for the rest | adamw for all
+    learning_rate: float = 5e-3     # how far a step goes, at the end of the warm-up
+    min_learning_rate: float = 0.0  # what the decay has brought it down to at the last step
+    decay: str = "linear"       # the way down: linear | cosine
+    warmup_steps: int = 20      # steps over which the learning rate rises from 0
     beta1: float = 0.9          # AdamW: how much of the mean gradient is kept from step to step
-    beta2: float = 0.99         # AdamW: the same for the mean squared gradient
-    weight_decay: float = 0.1   # AdamW: pull of every matrix towards 0
+    beta2: float = 0.95         # AdamW: the same for the mean squared gradient
+    momentum: float = 0.95      # Muon: how much of the mean gradient is kept from step to step
+    weight_decay: float = 0.1   # pull of every matrix towards 0
     grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
-    eval_every: int = 500       # steps from one look at the validation split to the next
+    dtype: str = "float32"      # of the products: float32 | bfloat16 | float16; weights: float32
+    compile: bool = False       # let torch.compile write kernels for this very model
+    parallel: str = "ddp"       # how several processes share the model: ddp | fsdp, see parallel.py
+    eval_every: int = 200       # steps from one look at the validation split to the next
+    eval_tokens: int = 131_072  # how much of it a look reads, evenly spread; 0: all, as eval.py does
+    save_minutes: float = 10    # last.pt is written at each look, and when it is older than this
+    write: int = 0              # tokens the model writes at each look, to show what it has learned
+    tensorboard: bool = False   # record for TensorBoard, in the run's folder
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
     def __post_init__(self):
         for says, names, right in (
-                ("at least 1", ("steps", "batch_size", "eval_every"), lambda x: x >= 1),
-                ("above 0", ("learning_rate", "grad_clip"), lambda x: x > 0),
-                ("0 or more", ("min_learning_rate", "warmup_steps", "weight_decay", "seed"),
-                 lambda x: x >= 0),
-                ("at least 0 and below 1", ("beta1", "beta2"), lambda x: 0 <= x < 1)):
+                ("at least 1", ("steps", "batch_size", "accumulate", "eval_every"),
+                 lambda x: x >= 1),
+                ("above 0", ("learning_rate", "grad_clip", "save_minutes"), lambda x: x > 0),
+                ("0 or more", ("min_learning_rate", "warmup_steps", "weight_decay", "eval_tokens",
+                               "write", "seed"), lambda x: x >= 0),
+                ("at least 0 and below 1", ("beta1", "beta2", "momentum"), lambda x: 0 <= x < 1)):
             for name in names:
                 if not right(getattr(self, name)):
                     raise ValueError(f"{name} is {getattr(self, name)}; it must be {says}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose "
+                                 f"{' or '.join(choices)}")
+        if self.dtype == "float16" and self.parallel == "fsdp":
+            raise ValueError("float16 needs its loss scaled, which fsdp does not: use bfloat16")
 
 
 PRESETS = {     # how each of model.py's SHAPES is trained, where the defaults do not suit it
     "nano": dict(),
-    "baby": dict(batch_size=64, steps=5000, learning_rate=1e-3, min_learning_rate=1e-4),
-    "gpt2": dict(batch_size=16, steps=20_000, learning_rate=6e-4, min_learning_rate=6e-5,
-                 warmup_steps=700, beta2=0.95, tokenizer="gpt2"),
+    "baseline": dict(arch="gpt2", optimizer="adamw", steps=2000, batch_size=12, beta2=0.99,
+                     learning_rate=1e-3, min_learning_rate=1e-4, decay="cosine", warmup_steps=100),
+    "baby": dict(batch_size=64, steps=2000, learning_rate=3e-3, warmup_steps=50, eval_every=100),
+    "gpt2": dict(batch_size=16, steps=20_000, learning_rate=2e-3, warmup_steps=300,
+                 tokenizer="gpt2", dtype="bfloat16"),
 }
 
 # ------------------------------------------------------------------------------------------
@@ -80,44 +110,73 @@ PRESETS = {     # how each of model.py's SHAPES is trained, where the defaults d
 
 
 def learning_rate(step, c):
-    """Rise in a line for warmup_steps, then fall along half a cosine to the minimum.
+    """Rise in a line for warmup_steps, then fall, in a line or along half a cosine, to the minimum.
 
-    The rise gives AdamW time to learn how large gradients are; the fall lets the weights settle.
+    The rise gives the optimiser time to learn how large gradients are; the fall lets the weights
+    settle.
     """
     if step < c.warmup_steps:
         return c.learning_rate * (step + 1) / c.warmup_steps
-    progress = (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)   # from 0 to 1
-    fall = (1 + math.cos(math.pi * progress)) / 2                               # from 1 to 0
+    fall = 1 - (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)   # from 1 to 0
+    if c.decay == "cosine":
+        fall = (1 - math.cos(math.pi * fall)) / 2                               # from 1 to 0
     return c.min_learning_rate + fall * (c.learning_rate - c.min_learning_rate)
 
 
-def make_optimizer(model, c):
-    """AdamW. Weight decay is for matrices: a bias or a gain near 0 is no simpler a model."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": c.weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=c.learning_rate, betas=(c.beta1, c.beta2), fused=True)
+def make_optimizers(model, c):
+    """AdamW for everything; or Muon for the matrices inside the blocks, and AdamW for the rest.
+
+    AdamW gives every number a step of its own size. Muon looks at a matrix as one thing: it turns
+    the gradient into the nearest matrix that stretches no direction more than another, so that
+    what few examples ask for is learned as fast as what all do. Tables are no such matrices: of
+    their rows, a batch touches some. match_rms_adamw makes its steps as long as AdamW's, so that
+    both can use one learning rate.
+
+    Weight decay is for matrices: a bias or a gain near 0 is no simpler a model.
+    """
+    hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
+    hidden = hidden if c.optimizer == "muon" else []
+    others = [p for p in model.parameters() if not any(p is h for h in hidden)]
+    groups = [{"params": [p for p in others if p.dim() == 2], "weight_decay": c.weight_decay},
+              {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, c.learning_rate, (c.beta1, c.beta2), fused=True)]
+    if hidden:
+        optimizers.append(torch.optim.Muon(
+            hidden, c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay,
+            adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 # ------------------------------------------------------------------------------------------
-# A run on disk. Whatever is written again is written aside and renamed, so that a crash leaves
-# the old file or the new one, never half of one.
+# A run on disk.
 
 
 def start_run(options):
-    """A new run from arch, preset and flags, the later the stronger: folder, config, corpus."""
-    def settle(config_class, settings):
-        known = {k: v for k, v in settings.items() if k in config_class.__dataclass_fields__}
-        return config_class(**known | chosen(options, config_class))
+    """A new run from arch, preset, --config and flags, the later the stronger: folder, config."""
+    recipe = PRESETS[options.preset or "nano"]
+    arch = ARCHS[options.arch or recipe.get("arch", "modern")]
+    recorded = {"data": {}, "model": {}, "train": {}}
+    if options.config:
+        if options.preset or options.arch or options.init:
+            raise ValueError("--config says all that --preset, --arch and --init say: leave them "
+                             "out")
+        recorded = read_config(Path(options.config).parent, Path(options.config).name)
+        recipe = arch = {}
 
-    data = settle(DataConfig, PRESETS[options.preset])
-    train = settle(TrainConfig, PRESETS[options.preset])
+    def settle(config_class, part, settings):
+        known = {f.name for f in fields(config_class)}
+        return config_class(**{k: v for k, v in settings.items() if k in known}
+                            | recorded[part] | chosen(options, config_class))
+
+    data = settle(DataConfig, "data", recipe)
+    train = settle(TrainConfig, "train", recipe)
     if options.init:
         own = {k: v for k, v in chosen(options, GPTConfig).items() if k != "vocab_size"}
         model = GPT.from_pretrained(options.init, **own).config
     else:
-        model = settle(GPTConfig, ARCHS[options.arch] | SHAPES[options.preset])
+        shape = {} if options.config else SHAPES[options.preset or "nano"]
+        recorded["model"].pop("vocab_size", None)
+        model = settle(GPTConfig, "model", arch | shape)
     corpus = load_corpus(options.data or prepare(data), model.context_length)
     if options.init and corpus.tokenizer.vocab_size != model.vocab_size:
         raise ValueError(f"the weights of {options.init} know {model.vocab_size:,} tokens, this "
@@ -126,7 +185,8 @@ def start_run(options):
     config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(train),
               "corpus": {"folder": str(corpus.folder), "sha256": corpus_hash(corpus)}}
 
-    folder = RUNS / Path(options.run or options.preset).name
+    name = options.preset or "nano"
+    folder = RUNS / Path(options.run or name).name
     if folder == RUNS:
         raise ValueError(f"--run {options.run} is not a name for a folder in {RUNS}/")
     if options.run and folder.exists():
@@ -134,103 +194,72 @@ def start_run(options):
                          "another --run NAME starts a new one")
     number = 2
     while folder.exists():
-        folder, number = RUNS / f"{options.preset}-{number}", number + 1
+        folder, number = RUNS / f"{name}-{number}", number + 1
     folder.mkdir(parents=True)
     corpus.tokenizer.save(folder / "tokenizer.json")
-    write_aside(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2)))
-    return folder, config, corpus
+    write_config(folder, config)
+    return folder, config
+
+
+def write_config(folder, config):
+    text = json.dumps(config, indent=2)
+    write_aside(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+SAME_CURVE = {      # settings that change how a step is worked out, not what comes out of it
+    "accumulate", "compile", "parallel", "eval_every", "eval_tokens", "save_minutes", "write",
+    "tensorboard", "activation_checkpointing", "kernels"}
+FIXED = {"batch_size", "seed"}      # settings that say which windows a step draws
 
 
 def resume_run(options):
-    """A run to go on with: its folder, config and corpus. Flags may repeat its settings only."""
-    if options.init:
-        raise ValueError("--init starts a run and --resume goes on with one: leave one of them out")
+    """A run to go on with: its folder and config. Says which settings the flags change.
+
+    Some do not matter, some bend the curve from here on; the weights' shape and the text they
+    learn from cannot change.
+    """
+    if options.init or options.config or options.preset or options.arch:
+        raise ValueError("--init, --config, --preset and --arch start a run and --resume goes on "
+                         "with one: leave them out")
     folder = find_run(options.run)
     config = read_config(folder)
+    changed = []
     for part, config_class in (("data", DataConfig), ("model", GPTConfig), ("train", TrainConfig)):
         given = chosen(options, config_class)
         if part == "model":
             given.pop("vocab_size", None)       # the flag is data.py's
         kept = asdict(config_class(**config[part]))
-        for name, value in asdict(config_class(**config[part] | given)).items():
-            if value != kept[name]:
+        config[part] = asdict(config_class(**config[part] | given))
+        for name, value in config[part].items():
+            if value == kept[name]:
+                continue
+            if part == "data" or name in FIXED or (
+                    part == "model" and name not in SAME_CURVE | {"dropout"}):
                 raise ValueError(
-                    f"{folder} was started with {name} {kept[name]}, not {value}: leave the flag "
-                    "out to go on with it, or start a new run without --resume")
-    return folder, config, reopen(config["corpus"], config["data"])
+                    f"{folder} was started with {name} {kept[name]}, not {value}, and cannot go on "
+                    "otherwise: leave the flag out, or start a new run without --resume")
+            changed.append(f"{name} was {kept[name]} and is {value}: " + (
+                "the curve stays the same, to rounding" if name in SAME_CURVE else
+                "from here on, the curve is not the one it would have been"))
+    if options.data:
+        if corpus_hash(load_corpus(options.data)) != config["corpus"]["sha256"]:
+            raise ValueError(f"{options.data} is not the corpus that {folder} was started on")
+        config["corpus"]["folder"] = options.data
+    reopen(config["corpus"], config["data"])
+    saved = load_checkpoint(folder / "last.pt")
+    if saved["step"] >= config["train"]["steps"]:
+        raise ValueError(f"{folder} has done all its {saved['step']:,} steps; to learn for "
+                         "longer, give more --steps")
+    cut_metrics(folder, saved["step"])
+    write_config(folder, config)
+    for line in changed:
+        print(f"since step {saved['step']:,}: {line}")
+    return folder, config
 
 
-def write_aside(path, write):
-    """Call write on a temporary path beside path, make sure it is on the disk, and rename it."""
-    aside = path.with_name(f"{path.name}.unfinished")
-    try:
-        write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
-        aside.unlink(missing_ok=True)
-        raise OSError(f"could not write {path} ({error}); what was there is untouched") from None
-
-
-def save_checkpoint(path, model, **more):
-    """Write the weights, the shape they need around them, and whatever more is given."""
-    content = {"model_config": asdict(model.config), "model": model.state_dict()} | more
+def save_checkpoint(path, **content):
+    """Write what is given: model_config and model, the weights, are all that load_run needs."""
     write_aside(path, lambda aside: torch.save(content, aside))
-
-
-def read_metrics(folder):
-    """The lines of metrics.jsonl, one dict for each step."""
-    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
-        measured = [json.loads(line) for line in file]
-    if not measured:
-        raise ValueError(f"{folder} has done no step yet")
-    return measured
-
-
-def cut_metrics(folder, step):
-    """Forget what was measured after step, which will be measured again."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    write_aside(folder / "metrics.jsonl", lambda path: path.write_text("".join(lines[:step])))
-
-
-# ------------------------------------------------------------------------------------------
-# The picture.
-
-
-def draw_curves(folders, path):
-    """The losses of one run, or of several over each other, against steps.
-
-    Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
-    of the steps around. Dots: the whole validation split.
-    """
-    import matplotlib
-    matplotlib.use("Agg")       # draw into files; no window needed
-    from matplotlib import pyplot
-
-    pyplot.rc("font", size=13)
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for i, folder in enumerate(folders):
-        measured, colour = read_metrics(folder), f"C{i}"
-        steps = [m["step"] for m in measured]
-        train = np.array([m["train_loss"] for m in measured])
-        width = len(train) // 100 * 2 + 1
-        smooth = np.convolve(train, np.ones(width) / width, mode="valid")
-        axes.plot(steps, train, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps[width // 2:len(steps) - width // 2], smooth, color=colour, linewidth=1.2,
-                  label=f"{folder.name}: training batches")
-        val = [(m["step"], m["val_loss"]) for m in measured if "val_loss" in m]
-        if val:
-            axes.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=7,
-                      markeredgecolor="black", label=f"{folder.name}: validation split")
-            axes.annotate(f"{val[-1][1]:.3f}", val[-1], xytext=(0, 10), ha="center",
-                          textcoords="offset points", weight="bold")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
-    pyplot.close(figure)
 
 
 # ------------------------------------------------------------------------------------------
@@ -239,12 +268,15 @@ def draw_curves(folders, path):
 
 def read_options():
     parser = Parser("Train a GPT; show its loss falling, draw it, and let the model write.")
-    parser.add_argument("--preset", choices=PRESETS, default="nano",
-                        help="settings to start from: nano, minutes on two CPU cores; baby, 10M "
-                             "parameters, minutes on a GPU; gpt2, 124M (default: nano)")
-    parser.add_argument("--arch", choices=ARCHS, default="modern",
+    parser.add_argument("--preset", choices=PRESETS,
+                        help="settings to start from: nano, minutes on two CPU cores; baseline, "
+                             "the same size as it was trained in 2019; baby, 10M parameters, "
+                             "minutes on a GPU; gpt2, 124M (default: nano)")
+    parser.add_argument("--arch", choices=ARCHS,
                         help="the model's switches: gpt2, all as in 2019; modern, as today "
                              "(default: modern)")
+    parser.add_argument("--config", metavar="FILE",
+                        help="start from the settings in another run's config.json")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's)")
     parser.add_argument("--resume", action="store_true",
                         help="go on with a run that was stopped: --run NAME, or the newest")
@@ -255,19 +287,47 @@ def read_options():
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--plot", nargs="+", metavar="RUN",
                         help="train nothing; draw the curves of these runs in one picture")
+    parser.add_argument("--against", choices=AXES, default="steps",
+                        help="what --plot draws them against (default: steps)")
+    parser.add_argument("--out", metavar="FILE", default="curves.png",
+                        help="where --plot draws (default: curves.png)")
     add_flags(parser, TrainConfig)
     add_flags(parser, GPTConfig, skip={"vocab_size"})
     add_flags(parser, DataConfig)
     return parser.parse_args()
 
 
+COLUMNS = (("step", 7, ","), ("epoch", 8, ".2f"), ("train_loss", 12, ".3f"), ("val_loss", 10, ".3f"),
+           ("val_bits_per_byte", 11, ".3f"), ("val_accuracy", 10, ".1%"), ("lr", 10, ".1e"),
+           ("grad_norm", 11, ".2f"), ("tokens_per_second", 10, ",.0f"), ("seconds", 9, ".1f"))
+HEADER = "".join(name.rjust(width) for name, width in zip(
+    ("step", "epoch", "train loss", "val loss", "bits/byte", "accuracy", "lr", "grad norm",
+     "tokens/s", "seconds"), (width for _, width, _ in COLUMNS)))
+
+
 def table_row(m):
     """One line of what is printed while the model learns; blank where nothing was measured."""
-    columns = (("step", 7, ","), ("train_loss", 12, ".3f"), ("val_loss", 10, ".3f"),
-               ("val_bits_per_byte", 11, ".3f"), ("val_accuracy", 10, ".1%"),
-               ("tokens_per_second", 10, ",.0f"), ("seconds", 9, ".1f"))
     return "".join((format(m[name], form) if name in m else "").rjust(width)
-                   for name, width, form in columns)
+                   for name, width, form in COLUMNS)
+
+
+def describe(p, folder, corpus, model, c):
+    """What is about to happen: on what, how much of it, what it takes, where it is kept."""
+    m, tokens = model.config, c.batch_size * model.config.context_length
+    epochs = c.steps * c.batch_size / windows_per_epoch(len(corpus.train), m.context_length)
+    flops = flops_per_token(m, m.context_length)
+    rows = c.batch_size // (c.accumulate * p.world)
+    seen, n = c.steps * tokens, GPT.n_parameters(model)
+    processes = "" if p.world == 1 else f", {p.world} processes ({c.parallel})"
+    return f"""
+corpus  {corpus.folder}: {len(corpus.train):,} tokens to learn from, {len(corpus.val):,} kept aside
+model   {n:,} parameters, {m.vocab_size:,} different tokens; {seen / n:.2g} tokens to learn from for each
+        parameter
+steps   {c.steps:,} of {c.batch_size} x {m.context_length} = {tokens:,} tokens, {epochs:.2f} epochs; {c.optimizer}, {c.dtype}
+cost    {flops / 1e6:,.1f} million FLOPs a token, {flops * seen / 1e12:,.1f} trillion in all; up to {sum(memory(m, rows, m.context_length).values()) / 2 ** 20:,.0f} MiB on {p.device}{processes}
+run     {folder}: config.json, metrics.jsonl, loss.png, best.pt, last.pt
+        A model that knows nothing has a loss of ln({m.vocab_size}) = {math.log(m.vocab_size):.3f} nats a token.
+"""
 
 
 def stop_on_signals():
@@ -275,125 +335,220 @@ def stop_on_signals():
     asked = []
 
     def ask(signum, frame):
-        asked.append(signum)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)        # a second Ctrl-C ends it at once
-        tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving")
+        if asked and time.monotonic() - asked[0] > 1:   # torchrun passes on what it was sent, so
+            os._exit(128 + signum)                      # that one Ctrl-C may come here twice
+        if not asked:
+            asked.append(time.monotonic())
+            asked.append(signum)
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
     return asked
 
 
+def validation_windows(corpus, T, at_most):
+    """Batches of windows of the validation split, evenly spread if all are more than at_most."""
+    B = max(1, 4096 // T)
+    keep_every = math.ceil(len(corpus.val) / at_most) if at_most else 1
+    return list(islice(every_window(corpus.val, B, T), 0, None, keep_every))
+
+
+def validate(model, batches, p):
+    """score() of the batches, dealt out to the processes; val_loss and val_accuracy of them all."""
+    nats, correct, count = 0.0, 0, 0
+    for i in range(p.rank, len(batches) + p.rank, p.world):
+        # Sharded weights are gathered by all processes at once, so that one whose batches have
+        # run out scores the last of them too, and does not count it.
+        scored = score(model, [batches[min(i, len(batches) - 1)]])
+        if i < len(batches):
+            nats, correct, count = nats + scored[0], correct + scored[1], count + scored[2]
+    nats, correct, count = total(p, [nats, correct, count])
+    return {"val_loss": nats / count, "val_accuracy": correct / count}
+
+
+def write_text(model, tokens, n_tokens, device, seed):
+    """Let the model write, from an empty page, onto the screen."""
+    generator = torch.Generator(device).manual_seed(seed)
+    ids = generate(model, tokens.separator or [0], n_tokens,
+                   lambda logits: temperature(logits, 0.8, generator))
+    return stream(tokens, ids)
+
+
 def main():
     options = read_options()
     with clear_errors():
         if options.plot:
-            draw_curves([find_run(run) for run in options.plot], Path("curves.png"))
-            return print("drew curves.png")
-        device = pick_device(options.device)
-        folder, config, corpus = (resume_run if options.resume else start_run)(options)
+            draw_curves([find_run(run) for run in options.plot], Path(options.out), options.against)
+            return print(f"drew {options.out}")
+        p = join(pick_device(options.device))
+        begun = None
+        try:
+            if p.rank == 0:
+                begun = (resume_run if options.resume else start_run)(options)
+        finally:
+            begun = tell_all(p, begun)
+        if begun is None:
+            sys.exit(2)         # process 0 has said why
+        folder, config = begun
+        corpus = reopen(config["corpus"], config["data"])
         saved = load_checkpoint(folder / "last.pt") if options.resume else None
-        if saved and saved["step"] >= config["train"]["steps"]:
-            raise ValueError(f"{folder} has done all its {saved['step']:,} steps; to learn for "
-                             "longer, start a new run with more --steps")
+        c = TrainConfig(**config["train"])
+        parts = c.accumulate * p.world
+        if c.batch_size % parts:
+            raise ValueError(f"a batch of {c.batch_size} windows cannot be cut into {parts} equal "
+                             f"parts, for {p.world} processes and accumulate {c.accumulate}")
 
     # What the loop works with.
+    first = p.rank == 0         # one process prints, draws and writes
     stop = stop_on_signals()
-    c = TrainConfig(**config["train"])
+    device, device_type = p.device, p.device.split(":")[0]
+    torch.set_float32_matmul_precision("high")      # TF32, where the GPU has it
     torch.manual_seed(c.seed)
     model = GPT(GPTConfig(**config["model"])).to(device)
-    if options.init and not saved:
+    if options.init:
         weights = GPT.from_pretrained(options.init, context_length=model.config.context_length)
         model.load_state_dict(weights.state_dict())
-    optimizer = make_optimizer(model, c)
+    if first:
+        print(describe(p, folder, corpus, model, c))
+    if c.compile:
+        model.compile()
+    net = spread(model, c.parallel, p)
+    optimizers = make_optimizers(model, c)
+    scaler = torch.amp.GradScaler(device_type, enabled=c.dtype == "float16")
+    autocast = torch.autocast(device_type, getattr(torch, c.dtype), c.dtype != "float32")
     cross_entropy = model.ops.cross_entropy
-    B, T, V = c.batch_size, model.config.context_length, model.config.vocab_size
+    B, T = c.batch_size, model.config.context_length
+    windows = validation_windows(corpus, T, c.eval_tokens)
+    bits_per_nat = (len(corpus.val) - 1) / corpus.meta["val"]["bytes"] / math.log(2)    # and byte
     steps_per_epoch = windows_per_epoch(len(corpus.train), T) / B
-    first_step, seconds_before, best_val_loss = 0, 0.0, math.inf
+    peak = peak_flops(device, c.dtype)
+    first_step, seconds, best, last_loss = 0, 0.0, math.inf, math.inf
     if saved:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
-        first_step, seconds_before, best_val_loss = saved["step"], saved["seconds"], saved["best"]
-        cut_metrics(folder, first_step)
+        scatter_states(model, optimizers, saved["model"], saved["optimizers"])
+        scaler.load_state_dict(saved["scaler"])
+        first_step, seconds, best = saved["step"], saved["seconds"], saved["best"]
+    saved_step, saved_at = first_step, time.monotonic()
+    batches = prefetch((draw(corpus.train, B, T, c.seed, step, part * p.world + p.rank, parts)
+                        for step in range(first_step, c.steps) for part in range(c.accumulate)),
+                       device)
+    board = None
+    if c.tensorboard and first:
+        from torch.utils.tensorboard import SummaryWriter
+        board = SummaryWriter(folder)
+    bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False,
+               disable=None if first else True)
 
-    print(f"""
-corpus  {corpus.folder}: {len(corpus.train):,} tokens to learn from, {len(corpus.val):,} kept aside
-model   {model.n_parameters():,} parameters, {V} different tokens, on {device}
-run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_epoch:.2f} epochs
-        A model that knows nothing has a loss of ln({V}) = {math.log(V):.3f} nats a token.
-
-   step  train loss  val loss  bits/byte  accuracy  tokens/s  seconds""")
-
-    bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False, disable=None)
-    start = time.perf_counter() - seconds_before
     with (clear_errors((OSError, FloatingPointError)),
-          open(folder / "metrics.jsonl", "a", encoding="utf-8") as metrics):
+          one_for_all(p, f"{folder} holds what was saved: --resume goes on from there"),
+          open(folder / "metrics.jsonl" if first else os.devnull, "a", encoding="utf-8") as metrics):
+        if first:
+            tqdm.write(HEADER)
         for step in range(first_step, c.steps):
             began = time.perf_counter()
             lr = learning_rate(step, c)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-
-            ids, targets = draw(corpus.train, B, T, c.seed, step)               # both (B, T)
-            logits = model(ids.to(device))                                      # (B, T, V)
-            loss = cross_entropy(logits, targets.to(device))                    # one number
-            loss.backward()                                                     # the gradients
+            loss = 0.0
+            for part in range(c.accumulate):
+                # What dropout draws, too, follows from the step, not from what came before it.
+                torch.manual_seed(c.seed + 1_000_003 * (step * parts + part * p.world + p.rank))
+                send_gradients(net, part == c.accumulate - 1)
+                ids, targets = next(batches)                                # both (B / parts, T)
+                with autocast:
+                    logits = net(ids)                                       # (B / parts, T, V)
+                    part_loss = cross_entropy(logits, targets) / c.accumulate       # one number
+                scaler.scale(part_loss).backward()                          # adds to the gradients
+                loss += part_loss.detach()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                scaler.step(optimizer)
+                optimizer.zero_grad()
+            scaler.update()
 
-            # The step is done; the rest of the loop measures, tells and saves.
+            # The step is done; the rest of the loop measures, tells and saves. The processes add
+            # up their losses, and agree on what to do.
             done = step + 1
+            overdue = first and time.monotonic() - saved_at > 60 * c.save_minutes
+            loss, stopping, saving = total(p, [loss.item() / p.world, bool(stop), overdue])
+            grad_norm = getattr(grad_norm, "full_tensor", lambda: grad_norm)().item()
+            took = time.perf_counter() - began
+            seconds += took
             measured = {"step": done, "tokens": done * B * T, "epoch": done / steps_per_epoch,
-                        "train_loss": loss.item(), "lr": lr, "grad_norm": grad_norm.item(),
-                        "tokens_per_second": B * T / (time.perf_counter() - began)}
-            if done % c.eval_every == 0 or done == c.steps:
-                nats, correct, n = score(model, every_window(corpus.val, B, T))
-                measured |= {"val_loss": nats / n, "val_accuracy": correct / n,
-                             "val_bits_per_byte": nats / math.log(2) / corpus.meta["val"]["bytes"]}
+                        "train_loss": loss, "lr": lr, "grad_norm": grad_norm,
+                        "tokens_per_second": B * T / took, "seconds": seconds}
+            if peak:
+                measured["utilisation"] = (measured["tokens_per_second"] / p.world / peak
+                                           * flops_per_token(model.config, T))
+            look = done % c.eval_every == 0 or done == c.steps
+            if look and math.isfinite(loss):
+                measured |= validate(model, windows, p)
+                measured["val_bits_per_byte"] = measured["val_loss"] * bits_per_nat
             for name in ("train_loss", "grad_norm", "val_loss"):
-                if not math.isfinite(measured.get(name, 0)):
+                # float16 overflows now and then: the scaler leaves such a step out.
+                if not math.isfinite(measured.get(name, 0)) and not (
+                        scaler.is_enabled() and name == "grad_norm"):
                     raise FloatingPointError(
-                        f"the {name} is {measured[name]} at step {done}; checkpoints, if any, are "
-                        "from before. A smaller --learning-rate may help")
-            measured["seconds"] = time.perf_counter() - start
-            metrics.write(json.dumps(measured) + "\n")
-            metrics.flush()
+                        f"the {name} is {measured[name]} at step {done:,}; the last finite loss was "
+                        f"{last_loss:.3f}, the gradient's norm is {grad_norm:.3g}. Try a smaller "
+                        "--learning-rate, more --warmup-steps or a smaller --grad-clip; "
+                        + (f"the checkpoint of step {saved_step:,} is untouched"
+                           if saved_step else "nothing has been saved yet"))
+            last_loss = loss
 
-            bar.update()
-            bar.set_postfix_str(f"loss {measured['train_loss']:.3f}, "
-                                f"{measured['tokens_per_second']:,.0f} tokens/s")
-            if done == first_step + 1 or "val_loss" in measured:
-                tqdm.write(table_row(measured))
-            if measured.get("val_loss", math.inf) < best_val_loss:
-                best_val_loss = measured["val_loss"]
-                save_checkpoint(folder / "best.pt", model, step=done, val_loss=best_val_loss)
-            stopping = bool(stop) and done < c.steps
-            if "val_loss" in measured or stopping:
-                save_checkpoint(folder / "last.pt", model, optimizer=optimizer.state_dict(),
-                                rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all(),
-                                step=done, seconds=measured["seconds"], best=best_val_loss)
-                draw_curves([folder], folder / "loss.png")
-            if stopping:
+            if first:
+                metrics.write(json.dumps(measured) + "\n")
+                metrics.flush()
+                for name, value in measured.items() if board else ():
+                    board.add_scalar(name, value, done)
+                bar.update()
+                bar.set_postfix_str(f"loss {loss:.3f}" + f", best val {best:.3f}" * (best < math.inf)
+                                    + f", lr {lr:.1e}, {measured['tokens_per_second']:,.0f} tokens/s"
+                                    + f", {measured.get('utilisation', 0):.0%} of peak" * bool(peak))
+                if look or step == first_step:
+                    tqdm.write(table_row(measured))
+            if look or stopping or saving:
+                weights, states = gather_states(model, optimizers)          # every process has to
+                better = look and measured["val_loss"] < best
+                best = min(best, measured.get("val_loss", math.inf))
+                if first:
+                    content = {"model_config": config["model"], "model": weights, "step": done}
+                    if better:
+                        save_checkpoint(folder / "best.pt", **content, val_loss=best)
+                    save_checkpoint(folder / "last.pt", **content, optimizers=states, best=best,
+                                    scaler=scaler.state_dict(), seconds=seconds)
+                    draw_curves([folder], folder / "loss.png")
+                    if look and c.write:
+                        writer = GPT(model.config)
+                        writer.load_state_dict(weights)
+                        tqdm.write("".join(write_text(writer.eval(), corpus.tokenizer, c.write,
+                                                      "cpu", c.seed)))
+                saved_step, saved_at = done, time.monotonic()
+            if stopping and done < c.steps:
                 bar.close()
-                print(f"\nstopped after step {done:,} and saved. To go on:\n"
-                      f"    python train.py --run {folder.name} --resume")
-                sys.exit(128 + stop[0])
+                if first:
+                    print(f"\nstopped after step {done:,} and saved. To go on:\n"
+                          f"    python train.py --run {folder.name} --resume")
+                leave()
+                end(128 + (stop[1] if stop else signal.SIGTERM))
     bar.close()
+    leave()
+    if not first:
+        end()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    print(f"\nThe best model's validation loss is {best_val_loss:.3f} nats a token. It writes:\n")
     with clear_errors():
+        measured = read_metrics(folder)
+        where = min((m for m in measured if "val_loss" in m), key=lambda m: m["val_loss"])
+        says = verdict(measured)
+        print(f"\nThe best validation loss is {best:.3f} nats a token, at step {where['step']:,}."
+              + f"\n{says}" * bool(says) + "\n\nThat model writes:\n")
         model, tokens = load_run(folder, device)
-        generator = torch.Generator(device).manual_seed(c.seed)
         counts = corpus.meta["train"]
-        ids = generate(model, tokens.separator or [0],
-                       max(1, 300 * counts["tokens"] // counts["characters"]),  # 300 characters
-                       lambda logits: temperature(logits, 0.8, generator))
-        for text in stream(tokens, ids):
+        n_tokens = max(1, 300 * counts["tokens"] // counts["characters"])       # 300 characters
+        for text in write_text(model, tokens, n_tokens, device, c.seed):
             print(text, end="", flush=True)
     same = "" if options.resume else " " + shlex.join(sys.argv[1:])
     print(f"""
@@ -403,6 +558,7 @@ The curve is in {folder / "loss.png"}. Go on:
     how good is it?         python eval.py {folder}
     change one thing        python train.py{same.rstrip()} --n-layer 2 --run shallow
     what did it do?         python train.py --plot {folder} runs/shallow""")
+    end()
 
 
 if __name__ == "__main__":
