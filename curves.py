@@ -79,11 +79,11 @@ def smooth(losses):
     return width // 2, np.convolve(losses, np.ones(width) / width, mode="valid")
 
 
-def draw_curves(folders, path, against="steps"):
+def draw_curves(folders, path, against="steps", labels=None):
     """The losses of one run, or of several over each other, and the learning rates below.
 
     Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
-    of the steps around. Dots: the validation split. against is steps, tokens, or seconds of
+    of the steps around. Dots: the validation split; the number is its lowest. against is steps, tokens, or seconds of
     training (looking at the validation split does not count).
     """
     import matplotlib
@@ -94,23 +94,27 @@ def draw_curves(folders, path, against="steps"):
     figure, (top, below) = pyplot.subplots(2, 1, figsize=(8.5, 6.5), layout="constrained",
                                            sharex=True, height_ratios=[4, 1])
     lowest, start = [], []
-    for i, (folder, label) in enumerate(zip(folders, differences(folders))):
-        measured, colour = read_metrics(folder), f"C{i}"
+    alone, few = len(folders) == 1, len(folders) <= 4
+    for i, (folder, label) in enumerate(zip(folders, labels or differences(folders))):
+        measured = read_metrics(folder)
+        colour = f"C{i}" if few else pyplot.cm.turbo(i / (len(folders) - 1))
         x = [m[AXES[against]] for m in measured]
         losses = [m["train_loss"] for m in measured]
         cut, mean = smooth(losses)
-        top.plot(x, losses, color=colour, alpha=0.15, linewidth=0.8)
-        top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1.2,
-                 label=f"{label}: training batches" if len(folders) == 1 else None)
+        if alone:
+            top.plot(x, losses, color=colour, alpha=0.15, linewidth=0.8)
+        top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1.2, alpha=1 if few else 0.4,
+                 label=f"{label}: training batches" if alone else None)
         val = [(m[AXES[against]], m["val_loss"]) for m in measured if "val_loss" in m]
         if val:
             best = min(val, key=lambda point: point[1])
             top.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=6,
                      markeredgecolor="black",
-                     label=f"{label}: validation split" if len(folders) == 1 else label)
-            top.annotate(f"{best[1]:.3f}", best, xytext=(0, -16), ha="center",
-                         textcoords="offset points", weight="bold", color=colour)
-        elif len(folders) > 1:
+                     label=f"{label}: validation split" if alone else f"{label} ({best[1]:.3f})")
+            if few:
+                top.annotate(f"{best[1]:.3f}", best, xytext=(0, -16), ha="center",
+                             textcoords="offset points", weight="bold", color=colour)
+        elif not alone:
             top.plot([], [], color=colour, label=label)
         below.plot(x, [m["lr"] for m in measured], color=colour)
         lowest += list(mean) + [loss for _, loss in val]
@@ -119,8 +123,8 @@ def draw_curves(folders, path, against="steps"):
     top.set_ylim(floor - 0.1 * (ceiling - floor), ceiling + 0.05 * (ceiling - floor))
     top.set_ylabel("loss (nats per token)")
     top.grid(alpha=0.3)
-    top.legend(frameon=False, fontsize=9 if len(folders) > 4 else 11)
-    if len(folders) == 1 and against == "steps":
+    top.legend(frameon=False, fontsize=11 if few else 9)
+    if alone and against == "steps":
         per_epoch = measured[-1]["step"] / measured[-1]["epoch"]
         epochs = top.secondary_xaxis("top", functions=(lambda step: step / per_epoch,
                                                        lambda epoch: epoch * per_epoch))

@@ -85,14 +85,19 @@ def cross_entropy(logits, targets, ignore=-1):
     return ((log_sum - chosen) * counts).sum() / counts.sum()   # ()
 
 
+def wide(x):
+    """x in 32 bits at least: in 16, squares and their roots' slopes leave the range of numbers."""
+    return x.float() if x.element_size() < 4 else x             # (...)
+
+
 def layer_norm(x, gain, bias=None, eps=1e-5):
     """Shift and scale each vector to mean 0 and variance 1; then let the model rescale it.
 
     It keeps the numbers of a deep stack in one range (Ba, Kiros and Hinton, 2016).
     """
-    centred = x - x.mean(dim=-1, keepdim=True)                  # (..., C)
+    centred = wide(x) - wide(x).mean(dim=-1, keepdim=True)      # (..., C)
     variance = (centred * centred).mean(dim=-1, keepdim=True)   # (..., 1)
-    y = centred * torch.rsqrt(variance + eps) * gain            # (..., C)
+    y = (centred * torch.rsqrt(variance + eps)).to(x.dtype) * gain      # (..., C)
     return y if bias is None else y + bias                      # (..., C)
 
 
@@ -101,7 +106,8 @@ def rms_norm(x, gain=None, eps=1e-5):
 
     It is the scaling that helps, not the centring (Zhang and Sennrich, 2019).
     """
-    y = x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + eps)   # (..., C)
+    mean_square = (wide(x) * wide(x)).mean(dim=-1, keepdim=True)    # (..., 1)
+    y = (x * torch.rsqrt(mean_square + eps)).to(x.dtype)        # (..., C)
     return y if gain is None else y * gain                      # (..., C)
 
 
@@ -260,7 +266,7 @@ class GPTConfig:
     """The shape of a GPT. The defaults are the preset `nano`: small enough for a laptop."""
     vocab_size: int = 85         # V, how many different tokens there are; set by the tokenizer
     context_length: int = 128    # the longest T: how many tokens the model sees at once
-    n_layer: int = 4             # blocks, one on top of the other
+    n_layer: int = 2             # blocks, one on top of the other
     n_head: int = 4              # H, attention heads in a block; n_embd must be a multiple of it
     n_kv_head: int = 0           # G, heads of keys and values; 0: n_head, fewer: grouped-query
     n_embd: int = 128            # C, numbers per token
@@ -311,7 +317,7 @@ ARCHS = {       # GPT-2 as it was in 2019, and the defaults: what has proven its
 
 SHAPES = {      # presets; train.py adds how each is trained
     "nano": dict(),
-    "baseline": dict(context_length=64),
+    "baseline": dict(n_layer=4, context_length=64),
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, vocab_size=50_257),
 }

@@ -8,7 +8,7 @@ that way, and do it again with the next text:
     draw a batch -> forward -> loss -> backward -> step
 
     python train.py                          # the preset nano: a minute or two on two CPU cores
-    python train.py --n-layer 2 --run two    # change one thing, give the run a name
+    python train.py --n-layer 1 --run two    # change one thing, give the run a name
     python train.py --arch gpt2              # the model as it was in 2019
     python train.py --run two --resume       # go on after Ctrl-C
     python train.py --plot nano two --against seconds       # lay their curves over each other
@@ -55,7 +55,7 @@ CHOICES = {"optimizer": ("muon", "adamw"), "decay": ("linear", "cosine"),
 class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
     steps: int = 1000           # batches to learn from, one step of the optimiser each
-    batch_size: int = 8         # B, windows of text in a batch, all processes together
+    batch_size: int = 16        # B, windows of text in a batch, all processes together
     accumulate: int = 1         # parts a batch is cut into, one after the other: needs less memory
     optimizer: str = "muon"     # muon for the blocks' matrices, adamw for the rest | adamw for all
     learning_rate: float = 5e-3     # how far a step goes, at the end of the warm-up
@@ -63,16 +63,16 @@ class TrainConfig:
     decay: str = "linear"       # the way down: linear | cosine
     warmup_steps: int = 20      # steps over which the learning rate rises from 0
     beta1: float = 0.9          # AdamW: how much of the mean gradient is kept from step to step
-    beta2: float = 0.95         # AdamW: the same for the mean squared gradient
+    beta2: float = 0.99         # AdamW: the same for the mean squared gradient
     momentum: float = 0.95      # Muon: how much of the mean gradient is kept from step to step
     weight_decay: float = 0.1   # pull of every matrix towards 0
     grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
     dtype: str = "float32"      # of the products: float32 | bfloat16 | float16; weights: float32
     compile: bool = False       # let torch.compile write kernels for this very model
     parallel: str = "ddp"       # how several processes share the model: ddp | fsdp, see parallel.py
-    eval_every: int = 200       # steps from one look at the validation split to the next
+    eval_every: int = 100       # steps from one look at the validation split to the next
     eval_tokens: int = 131_072  # how much of it a look reads, evenly spread; 0: all, as eval.py does
-    save_minutes: float = 10    # last.pt is written at each look, and when it is older than this
+    save_minutes: float = 10.0    # last.pt is written at each look, and when it is older than this
     write: int = 0              # tokens the model writes at each look, to show what it has learned
     tensorboard: bool = False   # record for TensorBoard, in the run's folder
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
@@ -98,7 +98,7 @@ class TrainConfig:
 
 PRESETS = {     # how each of model.py's SHAPES is trained, where the defaults do not suit it
     "nano": dict(),
-    "baseline": dict(arch="gpt2", optimizer="adamw", steps=2000, batch_size=12, beta2=0.99,
+    "baseline": dict(arch="gpt2", optimizer="adamw", steps=2000, batch_size=12,
                      learning_rate=1e-3, min_learning_rate=1e-4, decay="cosine", warmup_steps=100),
     "baby": dict(batch_size=64, steps=2000, learning_rate=3e-3, warmup_steps=50, eval_every=100),
     "gpt2": dict(batch_size=16, steps=20_000, learning_rate=2e-3, warmup_steps=300,
@@ -556,7 +556,7 @@ def main():
 The curve is in {folder / "loss.png"}. Go on:
     more text, less wild    python sample.py {folder} --temperature 0.5
     how good is it?         python eval.py {folder}
-    change one thing        python train.py{same.rstrip()} --n-layer 2 --run shallow
+    change one thing        python train.py{same.rstrip()} --n-layer 1 --run shallow
     what did it do?         python train.py --plot {folder} runs/shallow""")
     end()
 

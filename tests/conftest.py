@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 TEXT = "\n".join(f"{n} green bottle{'s' * (n != 1)} hanging on the wall," for n in range(300))
 SMALL = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--context-length", "16",
-         "--batch-size", "4", "--eval-every", "10", "--device", "cpu"]
+         "--batch-size", "4", "--eval-every", "10", "--ngram-rows", "200", "--device", "cpu"]
 
 
 def pytest_configure(config):
@@ -35,6 +35,22 @@ def run(script, *arguments, cwd, rc=0):
                           env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"})
     assert done.returncode == rc, done.stdout + done.stderr
     return done.stdout, done.stderr
+
+
+def inside(script, *arguments, cwd, rc=0):
+    """The same within this process, without the seconds that importing torch takes; its stdout."""
+    stdout, argv, here = io.StringIO(), sys.argv, Path.cwd()
+    sys.argv = [script, *map(str, arguments)]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(stdout), pytest.raises(SystemExit) as stopped:
+            importlib.import_module(Path(script).stem).main()
+            sys.exit(0)
+    finally:
+        os.chdir(here)
+        sys.argv = argv
+    assert (stopped.value.code or 0) == rc, stdout.getvalue()
+    return stdout.getvalue()
 
 
 def one_line(script, *arguments, cwd):

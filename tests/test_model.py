@@ -218,7 +218,7 @@ def test_every_weight_matters(arch):
 
 def test_the_first_weights():
     """GPT-2's: spread 0.02, or less by sqrt(2 n_layer) into the stream; modern: zero into it."""
-    for arch, into in (("gpt2", 0.02 / math.sqrt(8)), ("modern", 0.0)):
+    for arch, into in (("gpt2", 0.02 / math.sqrt(2 * 2)), ("modern", 0.0)):
         gpt = GPT(GPTConfig(vocab_size=500, **ARCHS[arch]))
         for name, p in gpt.named_parameters():
             if name.endswith(("W_out", "W_down")):
