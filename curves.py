@@ -83,8 +83,8 @@ def draw_curves(folders, path, against="steps", labels=None):
     """The losses of one run, or of several over each other, and the learning rates below.
 
     Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
-    of the steps around. Dots: the validation split; the number is its lowest. against is steps, tokens, or seconds of
-    training (looking at the validation split does not count).
+    of the steps around. Dots: the validation split; the number is its lowest. against is steps,
+    tokens, or seconds of training (looking at the validation split does not count).
     """
     import matplotlib
     matplotlib.use("Agg")       # draw into files; no window needed
@@ -119,8 +119,8 @@ def draw_curves(folders, path, against="steps", labels=None):
         below.plot(x, [m["lr"] for m in measured], color=colour)
         lowest += list(mean) + [loss for _, loss in val]
         start.append(losses[0])
-    floor, ceiling = min(lowest), max(start)
-    top.set_ylim(floor - 0.1 * (ceiling - floor), ceiling + 0.05 * (ceiling - floor))
+    floor, height = min(lowest), max(max(start) - min(lowest), 0.01)
+    top.set_ylim(floor - 0.1 * height, floor + 1.05 * height)   # no spike on the way counts
     top.set_ylabel("loss (nats per token)")
     top.grid(alpha=0.3)
     top.legend(frameon=False, fontsize=11 if few else 9)
@@ -139,6 +139,16 @@ def draw_curves(folders, path, against="steps", labels=None):
 
 # ------------------------------------------------------------------------------------------
 # The words.
+
+
+def race(folders):
+    """A loss that all of these runs reached, and the first look, a dict, at which each had."""
+    looks = [[m for m in read_metrics(folder) if "val_loss" in m] for folder in folders]
+    if not all(looks):
+        raise ValueError("one of these runs has not looked at its validation split yet")
+    goal = max(min(m["val_loss"] for m in run) for run in looks)
+    return goal, [next(m for m in run if m["val_loss"] <= goal) for run in looks]
+
 
 RISEN = 0.01        # nats: a validation loss this far above its lowest has risen
 FALLING = 0.02      # nats: more than this from one look to the last, and it is still falling

@@ -71,7 +71,7 @@ def table(folders):
 
 def main():
     parser = Parser("Train GPT-2's model, then change one thing at a time, and print what each is "
-                    "worth. Any flags of train.py (--steps, --source, --seed ...) go to every rung.")
+                    "worth. Other flags (--steps, --source, --seed ...) go to train.py.")
     parser.add_argument("--out", metavar="FILE", default="ladder.png",
                         help="where the picture goes (default: ladder.png)")
     options, extra = parser.parse_known_args()

@@ -63,7 +63,7 @@ def leave():
 
 
 def end(code=0):
-    """End this process with this exit code: gloo's threads may keep Python from ending by itself."""
+    """End this process with this exit code; gloo's threads may keep Python from doing so itself."""
     sys.stdout.flush()
     sys.stderr.flush()
     if "RANK" in os.environ:

@@ -37,8 +37,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from anatomy import flops_per_token, memory, peak_flops
-from curves import AXES, cut_metrics, draw_curves, read_metrics, verdict, write_aside
+from anatomy import flops_per_token, memory, parameters, peak_flops
+from curves import (AXES, cut_metrics, draw_curves, race, read_metrics, verdict,
+                    write_aside)
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
                   every_window, load_corpus, prefetch, prepare, reopen, windows_per_epoch)
 from model import ARCHS, GPT, SHAPES, GPTConfig, score
@@ -71,7 +72,7 @@ class TrainConfig:
     compile: bool = False       # let torch.compile write kernels for this very model
     parallel: str = "ddp"       # how several processes share the model: ddp | fsdp, see parallel.py
     eval_every: int = 100       # steps from one look at the validation split to the next
-    eval_tokens: int = 131_072  # how much of it a look reads, evenly spread; 0: all, as eval.py does
+    eval_tokens: int = 131_072  # how much of it a look reads, evenly spread; 0: all of it
     save_minutes: float = 10.0    # last.pt is written at each look, and when it is older than this
     write: int = 0              # tokens the model writes at each look, to show what it has learned
     tensorboard: bool = False   # record for TensorBoard, in the run's folder
@@ -151,7 +152,15 @@ def make_optimizers(model, c):
 # A run on disk.
 
 
-def start_run(options):
+def check_parts(c, world):
+    """Each process, and each part it accumulates, gets as many windows as any other."""
+    if c.batch_size % (c.accumulate * world):
+        raise ValueError(f"a batch of {c.batch_size} windows cannot be cut into equal parts for "
+                         f"accumulate {c.accumulate} and {world} process{'es' * (world > 1)}: use "
+                         f"a --batch-size that is a multiple of {c.accumulate * world}")
+
+
+def start_run(options, world):
     """A new run from arch, preset, --config and flags, the later the stronger: folder, config."""
     recipe = PRESETS[options.preset or "nano"]
     arch = ARCHS[options.arch or recipe.get("arch", "modern")]
@@ -170,6 +179,7 @@ def start_run(options):
 
     data = settle(DataConfig, "data", recipe)
     train = settle(TrainConfig, "train", recipe)
+    check_parts(train, world)
     if options.init:
         own = {k: v for k, v in chosen(options, GPTConfig).items() if k != "vocab_size"}
         model = GPT.from_pretrained(options.init, **own).config
@@ -212,7 +222,7 @@ SAME_CURVE = {      # settings that change how a step is worked out, not what co
 FIXED = {"batch_size", "seed"}      # settings that say which windows a step draws
 
 
-def resume_run(options):
+def resume_run(options, world):
     """A run to go on with: its folder and config. Says which settings the flags change.
 
     Some do not matter, some bend the curve from here on; the weights' shape and the text they
@@ -241,6 +251,7 @@ def resume_run(options):
             changed.append(f"{name} was {kept[name]} and is {value}: " + (
                 "the curve stays the same, to rounding" if name in SAME_CURVE else
                 "from here on, the curve is not the one it would have been"))
+    check_parts(TrainConfig(**config["train"]), world)
     if options.data:
         if corpus_hash(load_corpus(options.data)) != config["corpus"]["sha256"]:
             raise ValueError(f"{options.data} is not the corpus that {folder} was started on")
@@ -297,49 +308,64 @@ def read_options():
     return parser.parse_args()
 
 
-COLUMNS = (("step", 7, ","), ("epoch", 8, ".2f"), ("train_loss", 12, ".3f"), ("val_loss", 10, ".3f"),
-           ("val_bits_per_byte", 11, ".3f"), ("val_accuracy", 10, ".1%"), ("lr", 10, ".1e"),
-           ("grad_norm", 11, ".2f"), ("tokens_per_second", 10, ",.0f"), ("seconds", 9, ".1f"))
-HEADER = "".join(name.rjust(width) for name, width in zip(
-    ("step", "epoch", "train loss", "val loss", "bits/byte", "accuracy", "lr", "grad norm",
-     "tokens/s", "seconds"), (width for _, width, _ in COLUMNS)))
+COLUMNS = (     # what is printed while the model learns: its heading, its name, its width, its form
+    ("step", "step", 7, ","), ("epoch", "epoch", 8, ".2f"),
+    ("train loss", "train_loss", 12, ".3f"), ("val loss", "val_loss", 10, ".3f"),
+    ("bits/byte", "val_bits_per_byte", 11, ".3f"), ("accuracy", "val_accuracy", 10, ".1%"),
+    ("lr", "lr", 9, ".1e"), ("grad norm", "grad_norm", 11, ".2f"),
+    ("tokens/s", "tokens_per_second", 10, ",.0f"), ("seconds", "seconds", 9, ".1f"))
 
 
-def table_row(m):
-    """One line of what is printed while the model learns; blank where nothing was measured."""
-    return "".join((format(m[name], form) if name in m else "").rjust(width)
-                   for name, width, form in COLUMNS)
+def table_row(m=None):
+    """One line of it, blank where nothing was measured; without measurements, the headings."""
+    return "".join((heading if m is None else format(m[name], form) if name in m else "")
+                   .rjust(width) for heading, name, width, form in COLUMNS)
 
 
-def describe(p, folder, corpus, model, c):
-    """What is about to happen: on what, how much of it, what it takes, where it is kept."""
-    m, tokens = model.config, c.batch_size * model.config.context_length
-    epochs = c.steps * c.batch_size / windows_per_epoch(len(corpus.train), m.context_length)
-    flops = flops_per_token(m, m.context_length)
-    rows = c.batch_size // (c.accumulate * p.world)
-    seen, n = c.steps * tokens, GPT.n_parameters(model)
-    processes = "" if p.world == 1 else f", {p.world} processes ({c.parallel})"
-    return f"""
-corpus  {corpus.folder}: {len(corpus.train):,} tokens to learn from, {len(corpus.val):,} kept aside
-model   {n:,} parameters, {m.vocab_size:,} different tokens; {seen / n:.2g} tokens to learn from for each
-        parameter
-steps   {c.steps:,} of {c.batch_size} x {m.context_length} = {tokens:,} tokens, {epochs:.2f} epochs; {c.optimizer}, {c.dtype}
-cost    {flops / 1e6:,.1f} million FLOPs a token, {flops * seen / 1e12:,.1f} trillion in all; up to {sum(memory(m, rows, m.context_length).values()) / 2 ** 20:,.0f} MiB on {p.device}{processes}
-run     {folder}: config.json, metrics.jsonl, loss.png, best.pt, last.pt
-        A model that knows nothing has a loss of ln({m.vocab_size}) = {math.log(m.vocab_size):.3f} nats a token.
-"""
+def describe(p, folder, corpus, m, c):
+    """What is about to happen: to which text and model (m), how long, at what cost, and where."""
+    T, n = m.context_length, parameters(m)
+    rows = c.batch_size // (c.accumulate * p.world)             # windows in one forward pass
+    seen = c.steps * c.batch_size * T                           # tokens, in the end
+    epochs = c.steps * c.batch_size / windows_per_epoch(len(corpus.train), T)
+    bytes_needed = sum(memory(m, rows, T).values())
+    processes = "1 process" if p.world == 1 else f"{p.world} processes ({c.parallel})"
+    return "\n".join((
+        f"\ncorpus   {corpus.folder}: {len(corpus.train):,} tokens to learn from, "
+        f"{len(corpus.val):,} kept aside",
+        f"model    {n:,} parameters, {m.vocab_size:,} different tokens, a context of {T}",
+        f"steps    {c.steps:,} of {c.batch_size} x {T} = {c.batch_size * T:,} tokens: "
+        f"{epochs:.2f} epochs, {seen / n:.2g} tokens for each parameter",
+        f"cost     {flops_per_token(m, T) / 1e6:,.1f} million FLOPs a token, "
+        f"{flops_per_token(m, T) * seen / 1e12:,.1f} trillion in all, up to "
+        f"{bytes_needed / 2 ** 20:,.0f} MiB of memory",
+        f"how      {c.optimizer}, {c.dtype}, {processes} on {p.device}",
+        f"run      {folder}: config.json, metrics.jsonl, loss.png, best.pt, last.pt",
+        f"         a model that knows nothing has a loss of ln({m.vocab_size}) = "
+        f"{math.log(m.vocab_size):.3f} nats a token\n"))
 
 
-def stop_on_signals():
-    """A list that fills when somebody presses Ctrl-C, or the machine asks us to end."""
+def plot(folders, path, against):
+    """Draw the curves of these runs, and say when each had learned what all of them have."""
+    draw_curves(folders, path, against)
+    goal, looks = race(folders)
+    print(f"drew {path}. A validation loss of {goal:.3f} was reached by")
+    for folder, look in sorted(zip(folders, looks), key=lambda pair: pair[1]["seconds"]):
+        print(f"    {str(folder):30} after {look['seconds']:8.1f} seconds, "
+              f"{look['step']:6,} steps, {look['tokens']:11,} tokens")
+
+
+def stop_on_signals(p):
+    """A list that gets the signal, when somebody presses Ctrl-C or the machine asks us to end."""
     asked = []
 
     def ask(signum, frame):
-        if asked and time.monotonic() - asked[0] > 1:   # torchrun passes on what it was sent, so
+        if asked and time.monotonic() - asked[1] > 1:   # torchrun passes on what it was sent, so
             os._exit(128 + signum)                      # that one Ctrl-C may come here twice
         if not asked:
-            asked.append(time.monotonic())
-            asked.append(signum)
+            asked.extend((signum, time.monotonic()))
+            if p.rank == 0:
+                tqdm.write("stopping after this step; Ctrl-C again stops at once, without saving")
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
@@ -378,13 +404,13 @@ def main():
     options = read_options()
     with clear_errors():
         if options.plot:
-            draw_curves([find_run(run) for run in options.plot], Path(options.out), options.against)
-            return print(f"drew {options.out}")
+            return plot([find_run(run) for run in options.plot], Path(options.out),
+                        options.against)
         p = join(pick_device(options.device))
         begun = None
         try:
             if p.rank == 0:
-                begun = (resume_run if options.resume else start_run)(options)
+                begun = (resume_run if options.resume else start_run)(options, p.world)
         finally:
             begun = tell_all(p, begun)
         if begun is None:
@@ -393,14 +419,11 @@ def main():
         corpus = reopen(config["corpus"], config["data"])
         saved = load_checkpoint(folder / "last.pt") if options.resume else None
         c = TrainConfig(**config["train"])
-        parts = c.accumulate * p.world
-        if c.batch_size % parts:
-            raise ValueError(f"a batch of {c.batch_size} windows cannot be cut into {parts} equal "
-                             f"parts, for {p.world} processes and accumulate {c.accumulate}")
 
     # What the loop works with.
-    first = p.rank == 0         # one process prints, draws and writes
-    stop = stop_on_signals()
+    chief = p.rank == 0         # one process prints, draws and writes
+    parts = c.accumulate * p.world
+    stop = stop_on_signals(p)
     device, device_type = p.device, p.device.split(":")[0]
     torch.set_float32_matmul_precision("high")      # TF32, where the GPU has it
     torch.manual_seed(c.seed)
@@ -408,8 +431,8 @@ def main():
     if options.init:
         weights = GPT.from_pretrained(options.init, context_length=model.config.context_length)
         model.load_state_dict(weights.state_dict())
-    if first:
-        print(describe(p, folder, corpus, model, c))
+    if chief:
+        print(describe(p, folder, corpus, model.config, c))
     if c.compile:
         model.compile()
     net = spread(model, c.parallel, p)
@@ -432,17 +455,18 @@ def main():
                         for step in range(first_step, c.steps) for part in range(c.accumulate)),
                        device)
     board = None
-    if c.tensorboard and first:
+    if c.tensorboard and chief:
         from torch.utils.tensorboard import SummaryWriter
         board = SummaryWriter(folder)
     bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False,
-               disable=None if first else True)
+               disable=None if chief else True)
 
+    record = folder / "metrics.jsonl" if chief else os.devnull
     with (clear_errors((OSError, FloatingPointError)),
           one_for_all(p, f"{folder} holds what was saved: --resume goes on from there"),
-          open(folder / "metrics.jsonl" if first else os.devnull, "a", encoding="utf-8") as metrics):
-        if first:
-            tqdm.write(HEADER)
+          open(record, "a", encoding="utf-8") as metrics):
+        if chief:
+            tqdm.write(table_row())
         for step in range(first_step, c.steps):
             began = time.perf_counter()
             lr = learning_rate(step, c)
@@ -470,7 +494,7 @@ def main():
             # The step is done; the rest of the loop measures, tells and saves. The processes add
             # up their losses, and agree on what to do.
             done = step + 1
-            overdue = first and time.monotonic() - saved_at > 60 * c.save_minutes
+            overdue = chief and time.monotonic() - saved_at > 60 * c.save_minutes
             loss, stopping, saving = total(p, [loss.item() / p.world, bool(stop), overdue])
             grad_norm = getattr(grad_norm, "full_tensor", lambda: grad_norm)().item()
             took = time.perf_counter() - began
@@ -490,29 +514,29 @@ def main():
                 if not math.isfinite(measured.get(name, 0)) and not (
                         scaler.is_enabled() and name == "grad_norm"):
                     raise FloatingPointError(
-                        f"the {name} is {measured[name]} at step {done:,}; the last finite loss was "
-                        f"{last_loss:.3f}, the gradient's norm is {grad_norm:.3g}. Try a smaller "
+                        f"the {name} is {measured[name]} at step {done:,}; the last finite loss "
+                        f"was {last_loss:.3f}, the gradient's norm {grad_norm:.3g}. Try a smaller "
                         "--learning-rate, more --warmup-steps or a smaller --grad-clip; "
                         + (f"the checkpoint of step {saved_step:,} is untouched"
                            if saved_step else "nothing has been saved yet"))
             last_loss = loss
 
-            if first:
+            if chief:
                 metrics.write(json.dumps(measured) + "\n")
                 metrics.flush()
                 for name, value in measured.items() if board else ():
                     board.add_scalar(name, value, done)
                 bar.update()
-                bar.set_postfix_str(f"loss {loss:.3f}" + f", best val {best:.3f}" * (best < math.inf)
-                                    + f", lr {lr:.1e}, {measured['tokens_per_second']:,.0f} tokens/s"
-                                    + f", {measured.get('utilisation', 0):.0%} of peak" * bool(peak))
+                bar.set_postfix_str(
+                    f"loss {loss:.3f}, best val {best:.3f}, lr {lr:.1e}, {B * T / took:,.0f} tokens/s"
+                    + (f", {measured['utilisation']:.0%} of peak" if peak else ""))
                 if look or step == first_step:
                     tqdm.write(table_row(measured))
             if look or stopping or saving:
                 weights, states = gather_states(model, optimizers)          # every process has to
                 better = look and measured["val_loss"] < best
                 best = min(best, measured.get("val_loss", math.inf))
-                if first:
+                if chief:
                     content = {"model_config": config["model"], "model": weights, "step": done}
                     if better:
                         save_checkpoint(folder / "best.pt", **content, val_loss=best)
@@ -527,14 +551,14 @@ def main():
                 saved_step, saved_at = done, time.monotonic()
             if stopping and done < c.steps:
                 bar.close()
-                if first:
+                if chief:
                     print(f"\nstopped after step {done:,} and saved. To go on:\n"
                           f"    python train.py --run {folder.name} --resume")
                 leave()
-                end(128 + (stop[1] if stop else signal.SIGTERM))
+                end(128 + (stop[0] if stop else signal.SIGTERM))
     bar.close()
     leave()
-    if not first:
+    if not chief:
         end()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

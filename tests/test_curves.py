@@ -17,7 +17,7 @@ def a_run(folder, train, val, every=10, **settings):
     for step, loss in enumerate(train, 1):
         m = {"step": step, "tokens": 8 * step, "epoch": step / 40, "seconds": step / 10, "lr": 0.1,
              "train_loss": loss}
-        if step % every == 0:
+        if step % every == 0 and step // every <= len(val):
             m["val_loss"] = val[step // every - 1]
         lines.append(json.dumps(m) + "\n")
     (folder / "metrics.jsonl").write_text("".join(lines))
@@ -45,6 +45,13 @@ def test_the_numbers_in_the_words(tmp_path):
     said = curves.verdict(curves.read_metrics(a_run(tmp_path / "run", FALLING, val)))
     assert "risen by 0.300 nats" in said
     assert curves.verdict(curves.read_metrics(a_run(tmp_path / "short", FALLING[:10], [2]))) is None
+
+
+def test_the_race(tmp_path):
+    slow = a_run(tmp_path / "slow", FLAT, [3.0, 2.5, 2.2, 2.0, 2.1])
+    fast = a_run(tmp_path / "fast", FLAT[:50], [2.4, 1.9, 1.8, 1.7, 1.6])
+    goal, (one, other) = curves.race([slow, fast])
+    assert goal == 2.0 and one["step"] == 40 and other["step"] == 20 and other["seconds"] == 2.0
 
 
 def test_labels_name_what_differs(tmp_path):
