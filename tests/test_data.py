@@ -1,14 +1,27 @@
-"""Preparing a corpus loses nothing and leaks nothing; batches are what they promise to be."""
+"""Preparing a corpus loses nothing, leaks nothing, and is whole or not there at all."""
+import gzip
+import io
 import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+import clean
 import data
-from conftest import TEXT, one_line, run
-from data import DataConfig, draw, every_window, load_corpus, prepare, windows_per_epoch
+import ingest
+import pile
+from conftest import ROOT, TEXT, one_line, run
+from data import DataConfig, load_corpus, prepare
 
 MESSY = ("\ufeffCafe\u0301 fran\u00e7ais,  \r\nl'\u0153uvre\t\r\n\r\n"
          "  indented\u00a0line \n\U0001f44b\n")
@@ -21,50 +34,87 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def write(name, text):
-    Path(name).write_bytes(text.encode("utf-8"))
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
     return name
+
+
+def corpus_of(*source, **settings):
+    return load_corpus(prepare(DataConfig(source=source, **settings)))
 
 
 def decoded(corpus, split):
     return corpus.tokenizer.decode(getattr(corpus, split).tolist())
 
 
+def cleaned(text):
+    return "".join(clean.Cleaner(DataConfig().rules()).clean_stream([text]))
+
+
 def test_normalise_by_hand():
-    assert data.normalise(data.decode_utf8("f", MESSY.encode())) == CLEAN
-    assert data.normalise(CLEAN) == CLEAN
+    assert cleaned(MESSY) == cleaned(CLEAN) == CLEAN
+
+
+# Split.
 
 
 def test_one_document_is_cut_once_and_decodes_to_the_clean_text():
-    write("messy.txt", MESSY * 40)
-    corpus = load_corpus(prepare(DataConfig(source=["messy.txt"])))
-    clean = data.normalise((MESSY * 40).replace("\ufeffC", "C", 1))
-    cut = int(len(clean) * 0.9)
-    assert decoded(corpus, "train") == clean[:cut]
-    assert decoded(corpus, "val") == clean[cut:]
-    assert corpus.meta["val"]["bytes"] == len(clean[cut:].encode())
+    corpus = corpus_of(write("messy.txt", MESSY * 40))
+    text = cleaned(MESSY * 40)
+    cut = int(len(text) * 0.9)
+    assert decoded(corpus, "train") == text[:cut]
+    assert decoded(corpus, "val") == text[cut:]
+    assert corpus.meta["val"]["bytes"] == len(text[cut:].encode())
+    assert corpus.meta["train"]["characters"] == cut
     assert corpus.meta["val"]["unknown"] == 0
 
 
 def test_many_documents_are_split_whole():
-    Path("folder/deep").mkdir(parents=True)
     texts = [f"document {n}\n" + f"line {n} of the text\n" * 20 for n in range(30)]
     for n, text in enumerate(texts):
         write(f"folder/{'deep/' * (n % 2)}{n}.{'md' if n % 3 else 'txt'}", text)
     write("folder/ignored.png", "not text")
-    corpus = load_corpus(prepare(DataConfig(source=["folder"], val_fraction=0.2)))
+    corpus = corpus_of("folder", val_fraction=0.2)
     train, val = (decoded(corpus, s).split("\n\n") for s in ("train", "val"))
     assert sorted(train + val) == sorted(t.strip("\n") for t in texts)
     assert 3 <= len(val) <= 6 and not set(train) & set(val)
+    other = decoded(corpus_of("folder", val_fraction=0.2, split_seed=2), "val").split("\n\n")
+    assert other != val
 
 
 def test_each_play_is_whole_in_one_split():
     corpus = load_corpus(prepare(DataConfig()))
     train, val = decoded(corpus, "train"), decoded(corpus, "val")
-    plays = [data.normalise(data.decode_utf8(name, raw)) for name, raw in data.plays()]
+    plays = [cleaned(path.read_text(encoding="utf-8")) for path in ingest.plays()]
     assert len(plays) == 38
     assert all((play in train) + (play in val) == 1 for play in plays)
     assert len(train) + len(val) == sum(map(len, plays)) + 36 * len("\n\n")
     assert 0.08 < len(val) / len(train + val) <= 0.1
+
+
+def test_the_default_corpus_is_the_one_that_figures_were_recorded_on():
+    assert data.corpus_hash(load_corpus(prepare(DataConfig()))) == [
+        "fa5d23be71a207b6219d0b51faaf428764f3eb7ba0fbb9b53896a6e648291bb3",
+        "b37b6e21fa385a3dedd39e55227dfd63c8ecd876887aa446c4b7b9804d976fb7"]
+
+
+def test_a_split_of_documents_too_large_for_validation_cuts_each():
+    lengths = np.array([100] * 12)
+    assert pile.split(lengths, 0.05, 1).tolist() == [95] * 12
+    learned = pile.split(lengths, 0.2, 1)
+    assert sorted(learned.tolist()) == [0] * 2 + [100] * 10
+    assert pile.split(np.array([7, 1]), 0.1, 1).tolist() == [6, 0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 9])
+def test_characters_are_found_among_bytes(n, monkeypatch):
+    monkeypatch.setattr(pile, "MEGABYTE", 3)
+    text = "a\u00e9\u4f60\U0001f44bb\u0153c\u4f60d."
+    write("text", "xyz" + text)
+    assert pile.byte_offset("text", 3, n) == 3 + len(text[:n].encode())
+
+
+# What is prepared.
 
 
 def test_prepared_once_by_content_not_by_name():
@@ -77,6 +127,7 @@ def test_prepared_once_by_content_not_by_name():
     Path("sub").rename("b/a.txt")
     assert prepare(DataConfig(source=["b/a.txt"])) == folder        # moved: the same text
     assert prepare(DataConfig(source=["b/a.txt"], val_fraction=0.2)) != folder
+    assert prepare(DataConfig(source=["b/a.txt"], nfc=False)) != folder
     write("b/a.txt", TEXT.replace("green", "brown"))
     assert prepare(DataConfig(source=["b/a.txt"])) != folder        # edited under the same name
 
@@ -88,13 +139,14 @@ def test_every_tokenizer_gives_the_text_back(kind):
     texts = [f"one two\n\nthree {special_as_text}", "four \U0001f44b", "five one"]
     for n, text in enumerate(texts * 4):
         write(f"{n}.txt", text + f" {n} " + "one two three four five\n" * 9)
-    config = DataConfig(source=[f"{n}.txt" for n in range(12)], tokenizer=kind, vocab_size=300)
-    corpus = load_corpus(prepare(config))
-    documents = [data.normalise(Path(f"{n}.txt").read_text()) for n in range(12)]
+    corpus = corpus_of(*(f"{n}.txt" for n in range(12)), tokenizer=kind, vocab_size=300)
+    documents = [cleaned(Path(f"{n}.txt").read_text()) for n in range(12)]
     between = corpus.tokenizer.decode(corpus.tokenizer.separator)
     assert between == ("\n\n" if kind == "char" else "<|endoftext|>")
-    train, val = data.split(documents, 0.1, 1)
-    assert decoded(corpus, "train") == between.join(train)
+    learned = pile.split([len(text) for text in documents], 0.1, 1)
+    train = [text for text, n in zip(documents, learned) if n]
+    val = [text for text, n in zip(documents, learned) if not n]
+    assert 0 < len(val) < 3 and decoded(corpus, "train") == between.join(train)
     if corpus.tokenizer.eot is not None:        # one between two documents, none inside them
         assert corpus.train.tolist().count(corpus.tokenizer.eot) == len(train) - 1
     assert corpus.meta["train"]["bytes"] == sum(len(text.encode()) for text in train)
@@ -102,6 +154,132 @@ def test_every_tokenizer_gives_the_text_back(kind):
         assert decoded(corpus, "val") == between.join(val)
     else:
         assert corpus.meta["val"]["unknown"] == decoded(corpus, "val").count("\ufffd") > 0
+
+
+def test_lines_of_json_stay_documents_though_none_has_a_line_end():
+    write("a.jsonl", "\n".join(json.dumps({"text": f"line {n}"}) for n in range(50)))
+    corpus = corpus_of("a.jsonl")
+    assert sorted((decoded(corpus, "train") + "\n\n" + decoded(corpus, "val")).split("\n\n")) == \
+        sorted(f"line {n}" for n in range(50))
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_the_same_bytes_whatever_the_blocks_and_processes(kind, monkeypatch):
+    rng = random.Random(1)
+    words = ["d'\u0153uvre", "you", "\U0001f44b", "the", "thou", "\n", "2024", "<|endoftext|>", "a\u0301"]
+    for n in range(4):
+        write(f"{n}.txt", " ".join(rng.choices(words, k=3000)))
+    config = DataConfig(source=[f"{n}.txt" for n in range(4)], tokenizer=kind, vocab_size=0)
+    expected = data.corpus_hash(load_corpus(prepare(config)))
+    monkeypatch.setattr(data, "CORPORA", Path("others"))
+    monkeypatch.setattr(data, "PARALLEL", 0)
+    monkeypatch.setattr(data, "n_cores", lambda: 2)
+    monkeypatch.setattr(data, "batches_of",
+                        lambda texts, of=data.batches_of: of(texts, size=1000))
+    for module in (ingest, pile):
+        monkeypatch.setattr(module, "MEGABYTE", 777)
+    assert data.corpus_hash(load_corpus(prepare(config))) == expected
+
+
+def test_large_ids_take_four_bytes():
+    for n, dtype in ((2 ** 16 - 1, np.uint16), (2 ** 16, np.uint32)):
+        alphabet = "".join(chr(0x10000 + i) for i in range(n))
+        tokens = data.tokenizer.CharTokenizer(alphabet)         # and <unk> makes one more
+        ids = data.encode(tokens, [(False, alphabet[-1]), (True, "a")])
+        assert ids.dtype == dtype and ids.tolist() == [n, 0]
+
+
+def test_words_are_learned_from_parts_spread_over_a_large_text(monkeypatch):
+    """Of 11 chunks of text, each with a word of its own, every third."""
+    write("a.txt", "".join(f"{chr(97 + n // 9000)}words " for n in range(99_000)))
+    config = DataConfig(source="a.txt", tokenizer="word", vocab_size=50)
+    assert len(load_corpus(prepare(config)).tokenizer.words) == 10 + 1
+    monkeypatch.setattr(data, "CORPORA", Path("others"))
+    monkeypatch.setattr(data, "LEARN_FROM", 250_000)
+    known = load_corpus(prepare(config)).tokenizer.words
+    assert {"awords", "jwords"} <= set(known) and len(known) < 10 + 1
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    corpus = corpus_of("-")
+    assert decoded(corpus, "train") + decoded(corpus, "val") == TEXT
+    assert corpus.folder.name.startswith("stdin-char-")
+    recorded = {"folder": str(corpus.folder), "sha256": data.corpus_hash(corpus)}
+    assert data.reopen(recorded, corpus.meta["config"]).folder == corpus.folder
+    corpus.folder.rename("gone")
+    with pytest.raises(ValueError, match="is gone, .* standard input cannot"):
+        data.reopen(recorded, corpus.meta["config"])
+
+
+def test_a_pattern_gives_the_folder_a_name_that_any_system_takes():
+    write("x/a b.txt", TEXT)
+    assert corpus_of("x/*.txt").folder.name.startswith("text-char-")
+    assert corpus_of("x/a b.txt").folder.name.startswith("a_b-char-")
+
+
+def test_a_file_that_grows_while_it_is_read_is_known_by_what_was_read(monkeypatch):
+    """Between the first look and the reading of it, and again while it is read."""
+    write("log.txt", TEXT)
+    gather = pile.gather
+
+    def grow_and_gather(*args, **more):
+        with open("log.txt", "a") as log:
+            log.write("\none line more")
+        return gather(*args, **more)
+
+    monkeypatch.setattr(pile, "gather", grow_and_gather)
+    corpus = corpus_of("log.txt")
+    monkeypatch.setattr(pile, "gather", gather)
+    assert (decoded(corpus, "train") + decoded(corpus, "val")).endswith("one line more")
+    assert prepare(DataConfig(source="log.txt")) == corpus.folder       # found by what it holds
+
+
+# Clean, as it is reported.
+
+
+def test_duplicates_are_dropped_and_reported():
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(["row", "your", "boat", "gently", "down"], k=200))
+             for _ in range(20)]
+    near = texts[3].replace("gently", "Gently", 1) + " the end"
+    write("a.jsonl", "\n".join(json.dumps({"text": t})
+                               for t in [*texts, texts[5] + " \n", "", near]))
+    corpus = corpus_of("a.jsonl")
+    assert corpus.meta["train"]["documents"] + corpus.meta["val"]["documents"] == 21
+    report = corpus.meta["cleaned"]
+    assert report["duplicates"] == {"count": 1, "example": texts[5][:60]}
+    assert report["empty_documents"] == {"count": 1, "example": "a.jsonl, line 22"}
+    assert "near_duplicates" not in report
+    corpus = corpus_of("a.jsonl", near_duplicates=True)
+    assert corpus.meta["cleaned"]["near_duplicates"]["count"] == 1
+    assert corpus.meta["cleaned"]["near_duplicates"]["example"] == near[:60]
+    assert near not in decoded(corpus, "train") + decoded(corpus, "val")
+    corpus = corpus_of("a.jsonl", duplicates=False)
+    assert corpus.meta["train"]["documents"] + corpus.meta["val"]["documents"] == 22
+
+
+def test_what_is_redacted_is_nowhere_in_the_folder():
+    lines = [f"{n}: anna{n}@example.org, 192.0.2.{n}, costs 1,234.{n:02}" for n in range(90)]
+    corpus = corpus_of(write("a.txt", "\n".join(lines)), redact=True, redact_except=["ip"])
+    assert corpus.meta["cleaned"]["email"]["count"] == 90
+    assert "ip" not in corpus.meta["cleaned"]
+    text = decoded(corpus, "train")
+    assert text.startswith("0: [EMAIL], 192.0.2.0, costs 1,234.00\n")
+    for path in corpus.folder.iterdir():
+        assert b"anna" not in path.read_bytes() and b"example.org" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["control_characters", "blank_lines", "nfc", "trailing_spaces",
+                                  "line_ends", "mojibake", "boilerplate"])
+def test_every_rule_has_its_switch(name):
+    mess = ("a\x07b\n\n\n\n\n\n\nCafe\u0301 \r\ncaf\u00c3\u00a9\n" + "Copyright by the author\n" * 9) * 9
+    on, off = (corpus_of(write("a.txt", mess), **{name: value}) for value in (True, False))
+    assert on.meta["cleaned"][name]["count"] > 0 and name not in off.meta["cleaned"]
+    assert decoded(on, "train") != decoded(off, "train")
+
+
+# Faults.
 
 
 def test_a_failed_preparation_leaves_nothing(monkeypatch):
@@ -114,115 +292,266 @@ def test_a_failed_preparation_leaves_nothing(monkeypatch):
     assert list(Path("corpora").iterdir()) == []
 
 
-def test_damaged_corpus_is_refused():
+def test_an_encoder_that_is_killed_is_an_error_not_a_silence(monkeypatch):
+    monkeypatch.setattr(data, "PARALLEL", 0)
+    monkeypatch.setattr(data, "n_cores", lambda: 2)
+    monkeypatch.setattr(data, "encode", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(OSError, match="stopped from outside"):
+        prepare(DataConfig(source=[write("a.txt", TEXT)]))
+    assert list(Path("corpora").iterdir()) == []
+
+
+def test_what_killed_runs_left_is_cleared_away_and_what_others_do_is_not():
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    names = [f"unfinished-{host}-{dead.pid}", f"unfinished-{host}-{os.getppid()}",
+             f"unfinished-elsewhere-{dead.pid}"]
+    for name in names:
+        write(f"corpora/{name}/train.bin", "half")
     folder = prepare(DataConfig(source=[write("a.txt", TEXT)]))
-    with open(folder / "val.bin", "ab") as file:
-        file.write(b"x")
-    with pytest.raises(ValueError, match="val.bin is not as long"):
-        load_corpus(folder)
-    (folder / "val.bin").unlink()
-    with pytest.raises(ValueError, match="not a whole corpus"):
-        load_corpus(folder)
+    assert sorted(os.listdir("corpora")) == sorted([*names[1:], folder.name])
+    for name in names:
+        write(f"corpora/{name}/train.bin", "half")
+    prepare(DataConfig(source=["a.txt"]))               # also where there is nothing to prepare
+    assert sorted(os.listdir("corpora")) == sorted([*names[1:], folder.name])
+
+
+def test_another_process_may_be_faster(monkeypatch):
+    config = DataConfig(source=[write("a.txt", TEXT)])
+    store, inside = data.store, []
+
+    def store_and_be_overtaken(*args):
+        if not inside:
+            inside.append(True)
+            folder = data.CORPORA / f"unfinished-{socket.gethostname()}-{os.getpid()}"
+            folder.rename("mine")
+            prepare(config)
+            Path("mine").rename(folder)
+        return store(*args)
+
+    monkeypatch.setattr(data, "store", store_and_be_overtaken)
+    folder = prepare(config)
+    assert load_corpus(folder) and os.listdir("corpora") == [folder.name]
+
+
+@pytest.fixture
+def prepared():
+    return prepare(DataConfig(source=[write("a.txt", TEXT)]))
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
+def test_damage_is_refused(prepared, name):
+    path = prepared / name
+    whole, rng = path.read_bytes(), random.Random(1)
+    for place in rng.sample(range(len(whole)), 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.randrange(8)
+        if name == "meta.json":
+            try:
+                if json.loads(flipped) == json.loads(whole):    # white space says nothing
+                    continue
+            except ValueError:
+                pass
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=str(prepared)):
+            load_corpus(prepared)
+    for damaged in (whole[:-1], whole[:len(whole) // 2], whole + b"x", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=str(prepared)):
+            load_corpus(prepared)
+    path.unlink()
+    with pytest.raises(ValueError, match="not a whole corpus.*delete it"):
+        load_corpus(prepared)
+    path.write_bytes(whole)
+    load_corpus(prepared)
+
+
+def test_swapped_files_are_refused(prepared):
+    other = prepare(DataConfig(source=[write("a.txt", TEXT.replace("green", "quiet"))]))
+    for name in ("train.bin", "val.bin", "tokenizer.json"):
+        os.rename(prepared / name, "aside")
+        os.rename(other / name, prepared / name)
+        with pytest.raises(ValueError, match="not what was stored"):
+            load_corpus(prepared)
+        os.rename(prepared / name, other / name)
+        os.rename("aside", prepared / name)
+    os.rename(prepared / "train.bin", "aside")
+    os.rename(prepared / "val.bin", prepared / "train.bin")
+    os.rename("aside", prepared / "val.bin")
+    with pytest.raises(ValueError, match="train.bin is not as long"):
+        load_corpus(prepared)
+
+
+def test_a_folder_prepared_otherwise_is_not_taken_for_this_one(prepared):
+    other = prepare(DataConfig(source=["a.txt"], val_fraction=0.3))
+    meta = (other / "meta.json").read_bytes()
+    for path in prepared.iterdir():
+        path.write_bytes((other / path.name).read_bytes())
+    with pytest.raises(ValueError, match="from other text or with other settings"):
+        prepare(DataConfig(source=["a.txt"]))
+    assert (other / "meta.json").read_bytes() == meta
+
+
+def test_a_large_split_is_read_through_only_on_request(prepared, capsys, monkeypatch):
+    raw = bytearray((prepared / "train.bin").read_bytes())
+    raw[100] ^= 1
+    monkeypatch.setattr("sys.argv", ["data.py", "--check", str(prepared)])
+    data.main()
+    assert "is whole" in capsys.readouterr().out
+    (prepared / "train.bin").write_bytes(raw)
+    load_corpus(prepared, verified=len(raw) - 1)
+    assert "train.bin is not what was stored" in one_line(
+        "data.py", "--check", prepared.resolve(), cwd=Path())
 
 
 @pytest.mark.parametrize("make, says", [
     (lambda: "nowhere.txt", "no file or folder"),
+    (lambda: "*.text", "no file or folder"),
     (lambda: "shakespere", "did you mean 'shakespeare'"),
     (lambda: write("empty.txt", ""), "no text"),
     (lambda: write("blank.txt", " \n\n \t\n"), "no text"),
+    (lambda: write("zeros.bin", bytes(5000)), "no text"),
+    (lambda: write("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256))), "0x89 at offset 0 is "),
     (lambda: write("short.txt", "To be."), "one window takes 129"),
-    (lambda: Path("latin1.txt").write_bytes("caf\u00e9".encode("latin-1")) and "latin1.txt",
-     "0xe9 at offset 3 is not UTF-8"),
-    (lambda: Path("bare").mkdir() or "bare", "no .md or .txt file"),
+    (lambda: write("latin1.txt", "caf\u00e9".encode("latin-1")), "0xe9 at offset 3 is not UTF-8"),
+    (lambda: Path("bare").mkdir() or "bare", "no text file in the folder bare"),
 ])
-def test_bad_sources_are_one_line(make, says, tmp_path):
+def test_bad_sources_are_one_line(make, says):
     with pytest.raises(ValueError, match=says) as error:
         load_corpus(prepare(DataConfig(source=[make()])), 128)
     assert "\n" not in str(error.value)
 
 
-def tokens(n):
-    return np.arange(n, dtype=np.uint16)
+@pytest.mark.parametrize("settings, says", [
+    (dict(tokenizer="chars"), "choose char, word"), (dict(val_fraction=2), "val_fraction is 2"),
+    (dict(encoding="utf-99"), "no text encoding 'utf-99'"),
+    (dict(encoding="base64"), "no text encoding"), (dict(undecodable="drop"), "refuse or replace"),
+    (dict(redact_except=["mail"]), "'mail'; choose from key, email"),
+    (dict(source=()), "source is empty"), (dict(vocab_size=-1), "vocab_size is -1"),
+    (dict(vocab_size=9, tokenizer="gpt2"), "0 for a published"),
+])
+def test_bad_settings_are_one_line(settings, says):
+    with pytest.raises(ValueError, match=says):
+        DataConfig(**settings)
 
 
-def test_targets_are_one_token_later():
-    ids, targets = draw(tokens(1000), 5, 16, seed=1, step=3)
-    assert ids.shape == targets.shape == (5, 16) and ids.dtype == torch.int64
-    assert torch.equal(ids + 1, targets)
-
-
-def test_a_batch_depends_on_seed_and_step_alone():
-    first = [draw(tokens(1000), 5, 16, seed=1, step=s)[0] for s in range(40)]
-    again = [draw(tokens(1000), 5, 16, seed=1, step=s)[0] for s in reversed(range(40))]
-    assert all(torch.equal(a, b) for a, b in zip(first, reversed(again)))
-    assert not torch.equal(first[0], draw(tokens(1000), 5, 16, seed=2, step=0)[0])
-
-
-@pytest.mark.parametrize("n, T", [(1000, 16), (33, 16), (17, 16), (100, 7), (2, 1)])
-def test_an_epoch_uses_each_window_once_and_starts_elsewhere_each_time(n, T):
-    n_windows = windows_per_epoch(n, T)
-    ids = torch.cat([draw(tokens(n), 1, T, seed=1, step=s)[1] for s in range(8 * n_windows)])
-    starts = []
-    for epoch in ids.view(8, n_windows, T):
-        used = epoch.flatten().tolist()
-        assert len(set(used)) == len(used)              # no token is asked for twice
-        assert sorted(used) == list(range(min(used), max(used) + 1))    # nor left out between
-        assert max(used) < n and len(used) >= min(n - 1, n - 2 * T)
-        starts.append(min(used))
-    assert len(set(starts)) > 1 or n_windows * T == n - 1
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2, 4])
-def test_what_the_ranks_draw_together_is_the_batch(ranks, accumulation):
-    """At steps within an epoch and across two: 1,000 tokens are 61 windows of 16."""
-    for step in range(8):
-        whole = draw(tokens(1000), 16, 16, seed=1, step=step)
-        parts = [draw(tokens(1000), 16, 16, 1, step, a * ranks + r, ranks * accumulation)
-                 for a in range(accumulation) for r in range(ranks)]
-        assert torch.equal(torch.cat([ids for ids, _ in parts]), whole[0])
-        assert torch.equal(torch.cat([targets for _, targets in parts]), whole[1])
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="batch of 6 windows cannot be cut into 4 equal parts"):
-        draw(tokens(1000), 6, 16, seed=1, step=0, part=0, parts=4)
-
-
-def test_a_batch_may_span_epochs():
-    ids, _ = draw(tokens(50), 40, 16, seed=1, step=0)
-    single = torch.cat([draw(tokens(50), 1, 16, seed=1, step=s)[0] for s in range(40)])
-    assert torch.equal(ids, single)
-
-
-@pytest.mark.parametrize("n, T, B", [
-    (1000, 16, 4), (17, 16, 4), (18, 16, 4), (64, 16, 1), (5, 16, 2)])
-def test_validation_asks_for_each_token_once_in_order(n, T, B):
-    batches = list(every_window(tokens(n), B, T))
-    assert torch.cat([y.flatten() for _, y in batches]).tolist() == list(range(1, n))
-    assert torch.cat([x.flatten() for x, _ in batches]).tolist() == list(range(n - 1))
-    assert all(x.shape[0] <= B and x.shape[1] <= T for x, _ in batches)
+# The report.
 
 
 def test_the_script_describes_and_reuses(tmp_path):
-    write("notes.txt", TEXT)
-    first, _ = run("data.py", "--source", "notes.txt", cwd=tmp_path)
-    assert "green bottle" in first and "tokens per byte" in first
-    assert run("data.py", "--source", "notes.txt", cwd=tmp_path)[0] == first
+    write("notes.txt", TEXT + "  \n\nWrite to me@example.org")
+    arguments = ["--source", "notes.txt", "--redact", "--plot"]
+    first, _ = run("data.py", *arguments, cwd=tmp_path)
+    for words in ("green bottle", "tokens per byte", "trailing spaces", "xx@xxxxxxx.xxx",
+                  "email ", "leak check: ", "most frequent tokens", "drew corpora"):
+        assert words in first, words
+    assert "me@example.org" not in first
+    assert run("data.py", *arguments, cwd=tmp_path)[0] == first
     meta, = Path("corpora").glob("*/meta.json")
     assert json.loads(meta.read_text())["train"]["documents"] == 1
+    assert (meta.parent / "corpus.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_unknown_flags_name_the_near_one(tmp_path):
-    assert "--source" in one_line("data.py", "--sorce", "x", cwd=tmp_path)
-    assert "choose char, word" in one_line("data.py", "--tokenizer", "chars", cwd=tmp_path)
-    assert "val_fraction" in one_line("data.py", "--val-fraction", "2", cwd=tmp_path)
+def test_a_leak_is_warned_of():
+    sentence = "It was the best of times, it was the worst of times, {}.\n"
+    text = "".join(sentence.format(n) for n in range(500))
+    said = "\n".join(data.describe(corpus_of(write("a.txt", text))))
+    assert "WARNING" in said and "--near-duplicates" in said
+    said = "\n".join(data.describe(load_corpus(prepare(DataConfig()))))
+    assert "leak check: 0.0" in said and "WARNING" not in said
 
 
-def test_a_bool_is_two_flags(monkeypatch):
-    from model import GPTConfig
-    parser = data.Parser("")
-    data.add_flags(parser, GPTConfig)
-    monkeypatch.setattr("sys.argv", ["x", "--no-qk-norm", "--bias", "--n-head", "3"])
-    assert data.chosen(parser.parse_args(), GPTConfig) == {"qk_norm": False, "bias": True,
-                                                           "n_head": 3}
+def test_tokens_and_lengths_are_counted():
+    ids = np.random.default_rng(1).integers(5, size=1000, dtype=np.uint16)
+    counts = data.count_tokens(ids, 7, block=64)
+    assert dict(enumerate(counts.tolist())) == {i: Counter(ids.tolist())[i] for i in range(7)}
+    assert data.histogram(np.array([1, 9, 10, 99, 1000, 1000])) == {
+        "0": 1, "9": 1, "10": 1, "19": 1, "30": 2}
+
+
+# The long ones: what happens at the size of real corpora, and in the middle of things.
+
+SCRIPT = """
+import json, resource, sys
+sys.path.insert(0, {root!r})
+import data
+data.n_cores = lambda: {cores}
+folder = data.prepare(data.DataConfig(**json.loads(sys.argv[1])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+      resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024, folder)
+"""
+
+
+def start(cores=1, **settings):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(root=str(ROOT), cores=cores), json.dumps(settings)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def finish(process):
+    """Peak memory in MiB, of the process and of its largest child, and the folder."""
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    memory, children, folder = said.split()
+    return int(memory), int(children), folder
+
+
+def hashes(folder):
+    return [data.sha256(Path(folder) / name) for name in (
+        "train.bin", "val.bin", "tokenizer.json", "meta.json")]
+
+
+def plays(n_megabytes):
+    text = "\n".join(path.read_text(encoding="utf-8") for path in ingest.plays())
+    return (text.replace("\n", "\r\n") * (n_megabytes // 5 + 1))[:n_megabytes << 20]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores, kind", [(1, "word"), (2, "bpe")])
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(cores, kind):
+    settings = dict(source=write("a.txt", plays(10)), tokenizer=kind)
+    if cores > 1:
+        settings["source"] = write("a.txt", plays(24))
+    began = time.perf_counter()
+    expected = hashes(finish(start(cores, **settings))[2])
+    took = time.perf_counter() - began
+    folder, = Path("corpora").iterdir()
+    folder.rename("undisturbed")
+    rng, killed = random.Random(cores), 0
+    for _ in range(5):
+        process = start(cores, **settings)
+        try:
+            process.wait(rng.uniform(0.2, 0.95) * took)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.communicate()
+        whole = [path for path in Path("corpora").glob("*") if "unfinished" not in path.name]
+        assert all(hashes(path) == expected for path in whole)      # whole, or not there
+        for path in whole:
+            path.rename("undisturbed-" + str(rng.random()))
+    assert killed >= 3
+    assert hashes(finish(start(cores, **settings))[2]) == expected
+    assert os.listdir("corpora") == [folder.name]                   # nothing is left behind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["many lines", "one line", "one word", "many documents"])
+def test_memory_is_bounded_by_far_less_than_the_text(what):
+    """200 MB take at most 120 MiB more than 20 MB do, and at most 700 MiB in all."""
+    def text(n):
+        return {"many lines": plays(n), "one line": plays(n).replace("\r\n", " "),
+                "one word": "\u4f60ab" * (n << 18), "many documents": plays(n)}[what]
+
+    peak = {}
+    for n in (20, 200):
+        name = write("a.txt", text(n))
+        if what == "many documents":
+            with open("a.jsonl", "w") as file:
+                for line in Path("a.txt").read_text().split("\n\n"):
+                    file.write(json.dumps({"text": line}) + "\n")
+            name = "a.jsonl"
+        peak[n], *_ = finish(start(source=name, tokenizer="char"))
+    assert peak[200] < 700 and peak[200] - peak[20] < 120, peak
