@@ -150,7 +150,7 @@ def last_cut(text, specials):
     return max(cut, 0)
 
 
-def independent_chunks(texts, specials, size=1 << 16, longest=None):
+def independent_chunks(texts, specials, size=1 << 16, *, longest=None):
     """Chunks of a stream whose ids, one chunk after the other, are the ids of the whole.
 
     Where nothing can be cut, a chunk grows; past longest characters, if given, it is cut anyway.

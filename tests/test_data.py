@@ -425,7 +425,6 @@ def test_bad_sources_are_one_line(make, says):
 
 @pytest.mark.parametrize("settings, says", [
     (dict(tokenizer="chars"), "choose char, word"), (dict(val_fraction=2), "val_fraction is 2"),
-    (dict(encoding="utf-99"), "no text encoding 'utf-99'"),
     (dict(encoding="base64"), "no text encoding"), (dict(undecodable="drop"), "refuse or replace"),
     (dict(redact_except=["mail"]), "'mail'; choose from key, email"),
     (dict(source=()), "source is empty"), (dict(vocab_size=-1), "vocab_size is -1"),
