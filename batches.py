@@ -100,8 +100,8 @@ def prefetch(batches, device, ahead=2):
 
 def main():
     n, B, T, R = 60, 4, 7, 2
-    print(f"{n} tokens, windows of {T}: {windows_per_epoch(n, T)} windows an epoch; batches of {B}, "
-          f"shared by {R} processes\n")
+    print(f"{n} tokens, windows of {T}: {windows_per_epoch(n, T)} windows an epoch; batches of "
+          f"{B}, shared by {R} processes\n")
     for step in range(4):
         drawn = [draw(np.arange(n), B, T, 1, step, part=r, parts=R) for r in range(R)]
         print(f"step {step}   " + "     ".join(f"process {r}: " + "  ".join(

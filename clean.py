@@ -21,6 +21,7 @@ import hashlib
 import ipaddress
 import re
 import sys
+import textwrap
 import unicodedata
 from pathlib import Path
 
@@ -415,7 +416,8 @@ def report_lines(report):
         yield f"  {name.replace('_', ' '):20}{entry['count']:10,}   {entry['example']!r}"
     idle = [name.replace("_", " ") for name in report if name not in names]
     if idle:
-        yield "  nothing to do for: " + ", ".join(idle)
+        yield textwrap.fill("nothing to do for: " + ", ".join(idle), 99, initial_indent="  ",
+                            subsequent_indent="  ")
 
 
 def main():

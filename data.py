@@ -29,7 +29,7 @@ import signal
 import socket
 import threading
 from array import array
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -134,7 +134,7 @@ def learn(config, path, documents, train):
     else:
         texts = chain.from_iterable(map(chunks, read(path, train)))
         n_bytes = int((train[:, 1] - train[:, 0]).sum())
-        texts = islice(texts, 0, None, -(-n_bytes // LEARN_FROM))
+        texts = islice(texts, 0, None, n_bytes // LEARN_FROM + 1)
     return tokenizer.build(config.tokenizer, texts, config.vocab_size)
 
 
@@ -293,7 +293,8 @@ def build(config, files, n_bytes, draft):
     documents, digests = pile.gather(files, text, cleaner, n_bytes, field=config.field,
                                      encoding=config.encoding, undecodable=config.undecodable)
     if not len(documents.start):
-        raise ValueError(f"there is no text in {', '.join(config.source)}")
+        names = ["standard input" if name == "-" else name for name in config.source]
+        raise ValueError(f"there is no text in {', '.join(names)}")
     if config.duplicates:
         documents = pile.drop_duplicates(documents, text, cleaner.note)
     if config.near_duplicates:
@@ -436,12 +437,12 @@ def reopen(recorded, config, context_length=1):
     """
     folder = Path(recorded["folder"])
     if not folder.exists() and "-" in config["source"]:
-        raise ValueError(f"{folder} is gone, and what came on standard input cannot be prepared again")
+        raise ValueError(f"{folder} is gone, and what came on standard input cannot be read again")
     corpus = load_corpus(folder if folder.exists() else prepare(DataConfig(**config)),
                          context_length)
     if corpus_hash(corpus) != recorded["sha256"]:
         raise ValueError(f"{corpus.folder} is not the corpus this run was trained on, {folder}: "
-                         "its source, data.py or tokenizer.py has changed since")
+                         "its source, or the code that prepares it, has changed since")
     return corpus
 
 
@@ -485,9 +486,9 @@ def describe(corpus):
         yield (f"\nleak check: {meta['leak']:.2%} of the runs of {overlap.GRAM} characters in "
                "validation occur in training, too")
         if meta["leak"] > overlap.LEAK:
-            yield (f"  WARNING: that is above {overlap.LEAK:.0%}. Validation will flatter the model. "
-                   "Are there copies in the text?\n  --near-duplicates drops documents that are "
-                   "nearly the same, --boilerplate lines that come again and again")
+            yield (f"  WARNING: above {overlap.LEAK:.0%}, validation flatters the model. Are there "
+                   "copies in the text?\n  --near-duplicates drops documents that are nearly the "
+                   "same, --boilerplate lines that come\n  again and again")
 
     counts = count_tokens(corpus.train, meta["vocab_size"])
     yield "\nmost frequent tokens: " + "  ".join(

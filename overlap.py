@@ -107,9 +107,9 @@ LEAK = 0.05             # above this share a person should look why
 def leak_check(train, val, n_val):
     """The share of validation's runs of 50 characters that also occur in training.
 
-    train and val are iterables of documents, each an iterable of pieces of text; n_val is about how many
-    characters val has. If those are many, a sample: the runs whose hash is small, the same ones
-    wherever they occur. Returns the share, or None if validation has no such run.
+    train and val are iterables of documents, each an iterable of pieces of text; n_val is about
+    how many characters val has. If those are many, a sample is looked for: the runs whose hash is
+    small, the same ones wherever they occur. Returns None if validation has no such run.
     """
     limit = np.uint64((2 ** 64 - 1) // max(1, n_val // SAMPLE))
 
