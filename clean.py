@@ -114,7 +114,7 @@ def blank_lines(text):
 
 
 def hash_of(text):
-    """64 bits that stand for a text: two of ten million differ with it but for one in 300,000."""
+    """64 bits that stand for a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -333,7 +333,8 @@ class Cleaner:
         """One text through all the rules."""
         for name, rule in self.rules.items():
             text, count, example = rule(text)
-            self.note(name, count, example)
+            if count:
+                self.note(name, count, example)
         return text
 
     def clean_stream(self, texts):

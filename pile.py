@@ -74,14 +74,17 @@ def read(path, spans):
 
 
 def pieces(file, start, stop):
-    def blocks():
-        file.seek(start)
-        left = stop - start
+    file.seek(start)
+    if stop - start <= MEGABYTE:
+        yield file.read(stop - start).decode()
+        return
+
+    def blocks(left):
         while left:
             raw = file.read(min(left, MEGABYTE))
             left -= len(raw)
             yield raw
-    return filter(None, ingest.decoded(file.name, blocks()))
+    yield from filter(None, ingest.decoded(file.name, blocks(stop - start)))
 
 
 def spans(documents):

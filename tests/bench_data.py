@@ -6,7 +6,8 @@ How fast data.py turns text into tokens, and tokens into batches, all in one run
 
 The text is the default corpus over and over, one character in a thousand replaced, so that no
 copy is quite like another; it and what becomes of it lie in a temporary folder. Each preparation
-is a process of its own, so that its peak memory is its own. The last table says what share of a
+is a process of its own, so that its peak memory is its own (or
+this one's, where that is larger: Linux hands it down). The last table says what share of a
 training step goes into drawing its batch, where this machine has trained that shape: give the
 seconds a step takes with --step-seconds nano=0.07.
 """
@@ -37,8 +38,8 @@ folder = data.prepare(data.DataConfig(**json.loads(sys.argv[2])))
 seconds = time.perf_counter() - start
 meta = json.loads((folder / "meta.json").read_text())
 print(json.dumps({"seconds": seconds, "folder": str(folder), "tokens": meta["train"]["tokens"],
-                  **{who: resource.getrusage(getattr(resource, "RUSAGE_" + who)).ru_maxrss / 1024
-                     for who in ("SELF", "CHILDREN")}}))
+                  "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                  "workers": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}))
 """
 
 
@@ -94,7 +95,7 @@ def main():
                 continue
             corpus = data.load_corpus(done["folder"])
             print(f"| {kind} | {done['seconds']:.1f} | {size / done['seconds']:.1f} | "
-                  f"{done['SELF']:.0f} MiB | {done['CHILDREN']:.0f} MiB |", flush=True)
+                  f"{done['memory']:.0f} MiB | {done['workers']:.0f} MiB |", flush=True)
         tokens = corpus.train if corpus else np.zeros(10_000_000, np.uint16)
         print(f"\nfrom {len(tokens):,} tokens:\n\n| preset | batch | batches/s | ms a batch | "
               "share of a step |\n|---|---:|---:|---:|---:|")
