@@ -134,3 +134,10 @@ def test_prefetch_leaves_no_thread(end):
 def test_prefetch_moves_to_the_gpu():
     for (a, b), (c, d) in zip(prefetch(batches(5), "cuda"), batches(5), strict=True):
         assert a.is_cuda and torch.equal(a.cpu(), c) and torch.equal(b.cpu(), d)
+
+
+def test_the_script_shows_who_draws_what(capsys):
+    import batches
+    batches.main()
+    said = capsys.readouterr().out
+    assert "60 tokens, windows of 7: 7 windows an epoch" in said and said.count("process 1") == 4

@@ -18,7 +18,7 @@ import clean
 import data
 import ingest
 import pile
-from conftest import ROOT, TEXT, one_line, run
+from conftest import ROOT, TEXT, one_line
 from data import DataConfig, load_corpus, prepare
 
 MESSY = ("\ufeffCafe\u0301 fran\u00e7ais,  \r\nl'\u0153uvre\t\r\n\r\n"
@@ -121,6 +121,16 @@ def test_characters_are_found_among_bytes(n, monkeypatch):
     assert pile.byte_offset("text", 3, n) == 3 + len(text[:n].encode())
 
 
+def test_the_pile_shows_its_documents(monkeypatch, capsys):
+    write("notes/a.txt", "one  \n")
+    write("notes/b.txt", "two and more\n")
+    monkeypatch.setattr("sys.argv", ["pile.py", "notes"])
+    pile.main()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "         3              2  'one'", "        12             10  'two and more'"]
+    assert "nowhere" in one_line("pile.py", "nowhere", cwd=Path())
+
+
 # What is prepared.
 
 
@@ -174,9 +184,9 @@ def test_lines_of_json_stay_documents_though_none_has_a_line_end():
 def test_the_same_bytes_whatever_the_blocks_and_processes(kind, monkeypatch):
     rng = random.Random(1)
     words = ["d'œuvre", "you", "👋", "the", "thou", "\n", "2024", "<|endoftext|>", "a\u0301"]
-    for n in range(4):
-        write(f"{n}.txt", " ".join(rng.choices(words, k=3000)))
-    config = DataConfig(source=[f"{n}.txt" for n in range(4)], tokenizer=kind, vocab_size=0)
+    for n in range(9):                          # more than are under way at a time
+        write(f"{n}.txt", " ".join(rng.choices(words, k=1500)))
+    config = DataConfig(source=[f"{n}.txt" for n in range(9)], tokenizer=kind, vocab_size=0)
     expected = data.corpus_hash(load_corpus(prepare(config)))
     monkeypatch.setattr(data, "CORPORA", Path("others"))
     monkeypatch.setattr(data, "PARALLEL", 0)
@@ -240,6 +250,8 @@ def test_a_file_that_grows_while_it_is_read_is_known_by_what_was_read(monkeypatc
     monkeypatch.setattr(pile, "gather", gather)
     assert (decoded(corpus, "train") + decoded(corpus, "val")).endswith("one line more")
     assert prepare(DataConfig(source="log.txt")) == corpus.folder       # found by what it holds
+    assert corpus.meta["fingerprint"] == data.fingerprint(
+        DataConfig(source="log.txt"), [data.sha256("log.txt")])
 
 
 # Clean, as it is reported.
@@ -445,15 +457,16 @@ def test_bad_settings_are_one_line(settings, says):
 # The report.
 
 
-def test_the_script_describes_and_reuses(tmp_path, monkeypatch, capsys):
+def test_the_script_describes_and_reuses(monkeypatch, capsys):
     write("notes.txt", TEXT + "  \n\nWrite to me@example.org")
     arguments = ["--source", "notes.txt", "--redact", "--plot"]
-    first, _ = run("data.py", *arguments, cwd=tmp_path)
+    monkeypatch.setattr("sys.argv", ["data.py", *arguments])
+    data.main()
+    first = capsys.readouterr().out
     for words in ("green bottle", "tokens per byte", "trailing spaces", "xx@xxxxxxx.xxx",
                   "email ", "leak check: ", "most frequent tokens", "drew corpora"):
         assert words in first, words
     assert "me@example.org" not in first
-    monkeypatch.setattr("sys.argv", ["data.py", *arguments])
     data.main()
     assert capsys.readouterr().out == first
     meta, = Path("corpora").glob("*/meta.json")

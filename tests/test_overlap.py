@@ -99,3 +99,10 @@ def test_a_sample_of_the_runs_estimates_it(monkeypatch):
 def test_validation_without_a_run_of_fifty_has_no_leak_to_measure():
     assert leak_check([["x" * 90]], [["x" * 49], ["x" * 49]], 98) is None
     assert leak_check([["x" * 49]], [["x" * 50]], 50) == 0
+
+
+def test_the_script_compares_estimates_with_what_they_estimate(capsys):
+    overlap.main()
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == "characters" and len(rows) == 6
+    assert rows[0].split() == ["0", "1.000", "1.000", "1.000"]
