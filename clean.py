@@ -194,7 +194,7 @@ def emails(text):
     return substitute(EMAIL, "[EMAIL]", text) if "@" in text else (text, 0, None)
 
 
-PRIVATE_KEY = regex.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[^-]{1,16000}"
+PRIVATE_KEY = regex.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[^-]|-(?!----)){1,16000}"
                             r"(?:-----END[A-Z ]{1,40}-----)?")
 KEY = regex.compile(r"""
     \b(?: A[KS]IA[0-9A-Z]{16} | gh[pousr]_\w{36,255} | github_pat_\w{22,255} | glpat-[\w-]{20,64}
@@ -255,8 +255,8 @@ def cards(text):
 
 
 IP = regex.compile(r"""
-      (?<![\w.-])(?<!(?i:version|release|section|chapter|v\.|§)\ ?)
-      (?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\w|[.-]\w)
+      (?<![\w.]|\p{L}-)(?<!(?i:version|release|section|chapter|v\.|§)\ ?)
+      (?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\w|\.\w|-(?!\d+\.\d+\.)\w)
     | (?<![\w:.])(?:[\da-fA-F]{1,4}:{1,2}){1,7}(?:[\da-fA-F]{1,4})?(?![\w:]|\.\w)
     """, regex.VERBOSE)
 

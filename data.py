@@ -54,7 +54,7 @@ CORPORA = Path("corpora")       # prepared corpora are kept here, one folder eac
 @dataclass
 class DataConfig:
     """Which text, and how it is prepared. A trailing comment is the flag's --help."""
-    source: tuple = ("shakespeare",)  # shakespeare, tinyshakespeare, files, folders, patterns, or -
+    source: tuple = ("shakespeare",)  # shakespeare, tinyshakespeare, files, folders, '*.txt', or -
     field: str = "text"               # the field of a .jsonl line, or column of a .csv, to read
     encoding: str = "utf-8"           # of the files: utf-8, utf-16, latin-1, cp1252, shift_jis ...
     undecodable: str = "refuse"       # bytes that are not in that encoding: refuse, or replace

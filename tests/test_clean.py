@@ -114,6 +114,7 @@ PRIVATE = {
              ("6011111111111117", "[CARD]")],
     "ip": [("from 192.0.2.10:8080,", "from [IP]:8080,"), ("10.0.0.1", "[IP]"),
            ("255.255.255.255.", "[IP]."), ("http://203.0.113.7/x", "http://[IP]/x"),
+           ("10.0.0.1-10.0.0.9", "[IP]-[IP]"),
            ("2001:db8::ff00:42:8329", "[IP]"), ("fe80::1", "[IP]"),
            ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", "[IP]")],
     "key": [("AKIAIOSFODNN7EXAMPLE", "[KEY]"), ("ghp_" + "aB3" * 12, "[KEY]"),
@@ -123,6 +124,8 @@ PRIVATE = {
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVPmB92K27uhb", "[KEY]"),
             ('password = "correct9horse7battery"', 'password = "[KEY]"'),
             ("API_KEY=0123456789abcdef0123", "API_KEY=[KEY]"),
+            ("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4\n\nAbc+\n-----END EC PRIVATE KEY-----",
+             "[KEY]"),
             ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n\nAbc+/=\n-----END RSA PRIVATE KEY-----\nend",
              "[KEY]\nend")],
 }
@@ -135,7 +138,8 @@ NEAR_MISSES = [
     "ISSN 0378-5955",
     # versions, sections
     "version 1.2.3.4", "Version 10.0.0.1", "v10.0.19041.1", "Section 1.2.3.4", "numpy 1.26.4",
-    "v1.2.3.4", "torch-2.13.0.1", "1.2.3.4.5", "256.1.1.1", "10.0.19041.1288",
+    "v1.2.3.4", "torch-2.13.0.1",
+    "bash 5.2.15.1-1ubuntu2", "1.2.3.4.5", "256.1.1.1", "10.0.19041.1288",
     # prices, numbers
     "1,234,567.89", "$12 345 678.90", "EUR 1.234.567,89", "3.14159265358979", "100 200 300",
     "1e-10",
