@@ -565,7 +565,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("what, small, large", [
-    ("one line", 20, 200), ("many lines", 10, 50), ("one word", 4, 20), ("many documents", 4, 20)])
+    ("one line", 20, 200), ("many lines", 10, 50), ("one word", 8, 24), ("many documents", 4, 20)])
 def test_memory_is_bounded_whatever_the_size_of_the_text(what, small, large):
     """Ten, or five, times the text takes at most 60 MiB more, and at most 600 MiB in all."""
     peak = {}
