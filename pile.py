@@ -10,6 +10,7 @@ begins and ends; to leave one out, or to keep the end of one for validation, is 
 
     python pile.py notes/ a.txt         # the documents of some files, and who learns from which
 """
+import codecs
 import hashlib
 import sys
 import tempfile
@@ -75,16 +76,11 @@ def read(path, spans):
 
 def pieces(file, start, stop):
     file.seek(start)
-    if stop - start <= MEGABYTE:
-        yield file.read(stop - start).decode()
-        return
-
-    def blocks(left):
-        while left:
-            raw = file.read(min(left, MEGABYTE))
-            left -= len(raw)
-            yield raw
-    yield from filter(None, ingest.decoded(file.name, blocks(stop - start)))
+    decoder, left = codecs.getincrementaldecoder("utf-8")(), stop - start
+    while left:
+        raw = file.read(min(left, MEGABYTE))
+        left -= len(raw)
+        yield decoder.decode(raw)
 
 
 def spans(documents):
