@@ -492,7 +492,8 @@ def describe(corpus):
 
     counts = count_tokens(corpus.train, meta["vocab_size"])
     yield "\nmost frequent tokens: " + "  ".join(
-        f"{tokenizer.pieces(tokens, [i])[0]!r} {counts[i] / counts.sum():.1%}"
+        ("<unk>" if i == tokens.unk else f"'{tokenizer.pieces(tokens, [i])[0]}'")
+        + f" {counts[i] / counts.sum():.1%}"
         for i in np.argsort(-counts, kind="stable")[:10] if counts[i])
     yield ("\nthree windows of the training split; at each place, the model sees the first line up "
            "to\nthat place and is asked for the token below it")
