@@ -1,0 +1,90 @@
+"""Kneser-Ney against fractions worked out by hand, against NLTK, and against its own promises."""
+import math
+import subprocess
+import sys
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import one_line, run
+from ngram import NGram, count_keys
+
+A, B, C = range(3)
+
+
+def every_distribution(model, tokens, order=None):
+    """The distribution after each place of tokens, its end included: (n + 1, V)."""
+    return model.distributions(model.places(tokens), order)
+
+
+def test_one_order_by_hand():
+    """abab has a twice and b twice. No token came once, so D is a half."""
+    p = every_distribution(NGram([A, B, A, B], 3, 1), [])[0]
+    assert p == pytest.approx([1.5 / 4 + 0.25 / 3, 1.5 / 4 + 0.25 / 3, 0.25 / 3])
+
+
+def test_two_orders_by_hand():
+    """The text is abacab, the vocabulary abcd.
+
+    Pairs: ab twice; ba, ac, ca once: n1 = 3, n2 = 1, D = 3/5. Tokens that came before a: b and c;
+    before b: a; before c: a. So n1 = 2, n2 = 1, D = 2/4, of 4 pairs in all, with 3 endings.
+    """
+    model = NGram([A, B, A, C, A, B], 4, 2)
+    assert (model.seen[2].D, model.continued[1].D) == (3 / 5, 1 / 2)
+    below = np.array([1.5, 0.5, 0.5, 0]) / 4 + (0.5 * 3 / 4) / 4
+    after_a = np.array([0, 1.4, 0.4, 0]) / 3 + (0.6 * 2 / 3) * below
+    after_b = np.array([0.4, 0, 0, 0]) / 1 + (0.6 * 1 / 1) * below
+    got = every_distribution(model, [A, B, 3])
+    assert got == pytest.approx(np.array([below, after_a, after_b, below]))
+    assert model.probabilities([A, B, A])[1] == pytest.approx([below[A], after_a[B], after_b[A]])
+
+
+texts = st.integers(1, 6).flatmap(lambda V: st.tuples(
+    st.just(V), st.lists(st.integers(0, V - 1), min_size=1, max_size=60),
+    st.lists(st.integers(0, V - 1), max_size=20)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts, st.integers(1, 6))
+def test_every_context_has_one_unit_of_probability(text, order):
+    """Contexts that were seen, and others; nothing impossible; each order as if asked alone."""
+    V, train, other = text
+    order = min(order, len(train))
+    model = NGram(train, V, order)
+    for tokens in (train, other):
+        answers = model.probabilities(tokens)
+        for k in range(1, order + 1):
+            p = every_distribution(model, tokens, k)
+            assert p.sum(axis=1) == pytest.approx(1, abs=1e-12) and (p > 0).all()
+            assert answers[k - 1] == pytest.approx(p[np.arange(len(tokens)), tokens], rel=1e-9)
+            assert p == pytest.approx(every_distribution(NGram(train, V, k), tokens), rel=1e-9)
+
+
+def test_against_nltk():
+    """NLTK's lowest order counts continuations and neither discounts nor mixes in 1 / V.
+
+    Take our D from the others and that order as theirs, and all contexts of a text agree. (Where
+    a context stands at the very beginning of the text, and nowhere else, NLTK counts a follower
+    that our continuations do not; such a text would differ there.)
+    """
+    lm = pytest.importorskip("nltk.lm")
+    from nltk.util import everygrams
+    words = "the cat sat on the mat the cat ate the rat on the mat and the cat sat the rat".split()
+    names = sorted(set(words))
+    ids = [names.index(word) for word in words]
+    V = len(names)
+    for order in (2, 3):
+        theirs = lm.KneserNeyInterpolated(order, discount=0.4)
+        theirs.fit([everygrams(words, max_len=order)], names)
+        ours = NGram(ids, V, order, D=0.4)
+        counts = np.bincount(np.unique(np.array([ids[:-1], ids[1:]]), axis=1)[1], minlength=V)
+        ours.continued[1].share[:-1] = counts / counts.sum()
+        ours.continued[1].rest[:] = 0
+        for end in range(order - 1, len(words)):
+            context = words[end - order + 1:end]
+            p = every_distribution(ours, ids[end - order + 1:end])[-1]
+            for i, name in enumerate(names):
+                assert p[i] == pytest.approx(theirs.score(name, context))
