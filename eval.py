@@ -1,73 +1,414 @@
 """
-Evaluation: how good is the model, on text it has never learned from?
+Evaluation: how good is the model, against what, and how sure is that?
 
-Four figures, all from the same pass over the whole validation split, the same every time:
+The model reads a text it has never learned from, the validation split, a window at a time, and at
+each place is asked for the next token. Its answers make these figures, each with an interval
+(bootstrap.py):
 
     loss            the mean surprise, -ln p(the token that came), in nats: lower is better
     perplexity      e to the loss: the model hesitates as if between so many equally likely tokens
-    bits per byte   the surprise over the whole split in bits, for each byte of its text: what a
-                    perfect compressor would need, and fair between tokenizers, as bytes are bytes
-    accuracy        how often the likeliest token was the one that came
+    bits per byte   the surprise over the whole text in bits, for each byte of it: what a perfect
+                    compressor would need, and fair between tokenizers, as bytes are bytes
+    bits per char   the same, for each character
+    top-1, top-5    how often the token that came was the likeliest, or one of the five likeliest
+    calibration     of the guesses it is 70 % sure of, are 70 % right? The expected calibration
+                    error, over 15 bins of sureness: 0 % is a model that knows what it knows
 
-Next to them, the same for a model that knows nothing and gives every token the same chance.
+Beside the model stand others, easily had: n-grams counted in the same training split (ngram.py),
+and one that knows nothing. And there are two looks for a model that has learned its text by
+heart: is its loss lower there, and does it write down what it has read (memorised.py)?
 
-    python eval.py                  # the newest run
+    python eval.py                          # the newest run
+    python eval.py runs/nano runs/shallow   # which is better?
+    python eval.py --text letter.txt        # on a text of yours
     python eval.py runs/nano --json
 """
 import json
 import math
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
-from data import Parser, clear_errors, every_window, reopen
-from model import score
-from sample import find_run, load_run, pick_device, read_config
+from bootstrap import BINS, add_up, figures, interval, resample, stretches
+from data import (Parser, clear_errors, corpus_hash, decode_utf8, draw, every_window, load_corpus,
+                  normalise, reopen, windows_per_epoch)
+from memorised import describe, report, split_text, suffix_array
+from ngram import MAX_ORDER, NGram
+from sample import find_run, generate, load_run, pick_device, read_config
+
+# ------------------------------------------------------------------------------------------
+# Judge: four numbers for each token that was asked for.
 
 
-def figures(nats, correct, n_tokens, n_bytes):
-    """What the sums of a whole split say: summed nats, right guesses, tokens asked, bytes."""
-    loss = nats / n_tokens
-    return {"loss": loss, "perplexity": math.exp(loss),
-            "bits_per_byte": nats / math.log(2) / n_bytes, "accuracy": correct / n_tokens}
+def guesses(scores, targets):
+    """Was a target the first guess, was it among the first five, and the first guess's score.
+
+    scores (n, V), targets (n,); three columns of float64, (n, 3).
+    """
+    best, five = scores.topk(min(5, scores.shape[-1]))                  # (n, 5), (n, 5)
+    hits = five == targets[:, None]                                     # (n, 5) of booleans
+    return torch.stack([hits[:, 0].double(), hits.any(dim=-1).double(), best[:, 0].double()], -1)
+
+
+@torch.no_grad()
+def judge(model, batches, n_batches, what):
+    """What a model said to the targets of all batches of (ids, targets), both (B, T): (n, 4).
+
+    The surprise in nats; 1 or 0, whether the target was the first guess; whether it was among the
+    first five; and how sure the first guess was, from 0 to 1.
+    """
+    device, judged = next(model.parameters()).device, []
+    for ids, targets in tqdm(batches, what, n_batches, leave=False, unit="batch", disable=None):
+        targets = targets.to(device).flatten()                          # (B * T,)
+        log_p = torch.log_softmax(model(ids.to(device)).flatten(0, 1).float(), dim=-1)
+        nats = -log_p.gather(-1, targets[:, None])                      # (B * T, 1)
+        first, in_five, sure = guesses(log_p, targets).unbind(-1)       # (B * T,) each
+        judged.append(torch.stack([nats[:, 0].double(), first, in_five, sure.exp()], -1).cpu())
+    return torch.cat(judged).numpy()
+
+
+def judge_text(model, ids):
+    """On the whole of a text, each token but the first: (len(ids) - 1, 4)."""
+    B, T = batch_size(model), model.config.context_length
+    return judge(model, every_window(ids, B, T), math.ceil((len(ids) - 1) / (B * T)), "reading")
+
+
+def judge_learned(model, ids, n, seed=1):
+    """On windows of the training text, n tokens or a few more, drawn as training draws them."""
+    B, T = batch_size(model), model.config.context_length
+    steps = math.ceil(min(n / T, windows_per_epoch(len(ids), T)) / B)
+    batches = (draw(ids, B, T, seed, step) for step in range(steps))
+    return judge(model, batches, steps, "reading training text")
+
+
+def batch_size(model):
+    """How many windows at a time: 4,096 tokens, or fewer if their logits took above 128 MB."""
+    T, V = model.config.context_length, model.config.vocab_size
+    return max(1, min(4096, 2 ** 25 // V) // T)
+
+
+def judge_ngrams(ngram, ids):
+    """The same for each order of an n-gram model: (order, n, 4).
+
+    With a vocabulary of thousands, all probabilities at each place would take minutes. Then only
+    that of the right token is worked out, and the guesses are not a number.
+    """
+    nats = -np.log(ngram.probabilities(ids)[:, 1:])                     # (order, n)
+    judged = np.full((*nats.shape, 4), np.nan)
+    judged[..., 0] = nats
+    places, n = ngram.places(ids)[:, 1:-1], max(1, 2 ** 21 // ngram.V)
+    targets = torch.from_numpy(np.asarray(ids[1:], dtype=np.int64))     # (n,)
+    starts = range(0, len(targets) if ngram.V <= 2048 else 0, n)
+    for i in tqdm(starts, "n-grams", leave=False, unit="batch", disable=None):
+        for k, p in enumerate(ngram.distributions(places[:, i:i + n])):
+            judged[k, i:i + n, 1:] = guesses(torch.from_numpy(p), targets[i:i + n])
+    return judged
+
+
+# ------------------------------------------------------------------------------------------
+# A row of the table: a model, what it scored on a text, and what that says.
+
+
+def row(name, judged, stretch, counts):
+    """All figures of judged (n, 4), with intervals. counts: bytes and characters of the text."""
+    sums, sizes = add_up(judged, stretch), (counts["bytes"], counts["characters"])
+    found, spread = figures(sums.sum(axis=0), *sizes), figures(resample(sums), *sizes)
+    return SimpleNamespace(
+        name=name, sums=sums, sizes=sizes, bits=spread["bits_per_byte"],
+        figures={key: None if np.isnan(x) else float(x) for key, x in found.items()},
+        intervals={key: interval(x, spread[key], len(sums)) for key, x in found.items()})
+
+
+def compare(a, b):
+    """How many bits per byte a needs more than b on the same text; None if the texts differ.
+
+    Both are resampled alike: what is hard for the one is hard for the other, so the difference
+    is surer than either.
+    """
+    if a is b or a.sizes != b.sizes:
+        return None
+    difference = a.figures["bits_per_byte"] - b.figures["bits_per_byte"]
+    return {"than": b.name, "bits_per_byte": difference,
+            "interval": interval(difference, a.bits - b.bits, len(a.sums))}
+
+
+def overfitting(sums, nats):
+    """How far the loss on the training text, whose nats (n,) are given, lies below the sums'.
+
+    Two texts that have nothing to do with each other: each is resampled by itself.
+    """
+    stretch = np.arange(len(nats)) * len(sums) // len(nats)
+    learned = np.column_stack([np.bincount(stretch, nats), np.bincount(stretch)])
+    others = sums[:, [0, 3]], learned
+    loss, train_loss = (both[:, 0].sum() / both[:, 1].sum() for both in others)
+    a, b = (resample(both, seed).T for seed, both in enumerate(others))
+    return {"train_loss": float(train_loss), "gap": float(loss - train_loss),
+            "interval": interval(loss - train_loss, a[0] / a[1] - b[0] / b[1], len(sums))}
+
+
+def run_row(a):
+    """The row of a run that open_run() has opened."""
+    judged = judge_text(a.model, a.ids)
+    mine = row(a.name, judged, a.stretch, a.counts)
+    mine.judged, mine.context_length = judged, a.model.config.context_length
+    if a.learned is not None:
+        learned = judge_learned(a.model, a.learned, len(judged))
+        mine.overfitting = overfitting(mine.sums, learned[:, 0])
+    return mine
+
+
+def baseline_rows(a, order, label=""):
+    """Models that are easily had, on a run's text: n-grams up to an order, and knowing nothing."""
+    n, V = len(a.ids) - 1, a.tokens.vocab_size
+    nothing = np.tile([math.log(V), 1 / V, min(5, V) / V, 1 / V], (n, 1))       # (n, 4)
+    rows = [row(f"knows nothing{label}", nothing, a.stretch, a.counts)]
+    if order and a.corpus:
+        ngram = NGram(a.corpus.train, V, min(order, len(a.corpus.train)))
+        learned = -np.log(ngram.probabilities(a.corpus.train[:len(a.ids)]))     # (order, n)
+        for k, judged in enumerate(judge_ngrams(ngram, a.ids)):
+            rows.append(row(f"{k + 1}-gram{label}", judged, a.stretch, a.counts))
+            if a.learned is not None:
+                rows[-1].overfitting = overfitting(rows[-1].sums, learned[k])
+    return rows
+
+
+# ------------------------------------------------------------------------------------------
+# The pictures: is it as right as it is sure, and does it use what it has read?
+
+
+def draw_pictures(rows, path):
+    """Two panels, a line for each of the rows that have judged (n, 4) and context_length."""
+    import matplotlib
+    matplotlib.use("Agg")       # draw into files; no window needed
+    from matplotlib import pyplot
+
+    pyplot.rc("font", size=12)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    left.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as right as it is sure")
+    for i, a in enumerate(rows):
+        nats, first, _, sure = a.judged.T
+        place = np.minimum(sure * BINS, BINS - 1).astype(int)           # (n,)
+        n = np.bincount(place, minlength=BINS)                          # (BINS,)
+        some = n > 0
+        mean_sure, mean_right = (np.bincount(place, x, BINS)[some] / n[some] for x in (sure, first))
+        left.plot(mean_sure, mean_right, color=f"C{i}", alpha=0.6)
+        left.scatter(mean_sure, mean_right, 15 + 400 * n[some] / n.sum(), color=f"C{i}",
+                     label=f"{a.name}: off by {a.figures['calibration_error']:.1%}")
+
+        T = min(a.context_length, len(nats))
+        windows = nats[:len(nats) // T * T].reshape(-1, T)              # (windows, T)
+        edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
+        grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)
+        middle = (edges[:-1] + edges[1:] - 1) / 2 + 1                   # tokens read, 1 to T
+        mean, error = grouped.mean(axis=0), 1.96 * grouped.std(axis=0) / math.sqrt(len(windows))
+        right.plot(middle, mean, ".-", color=f"C{i}", label=a.name)
+        right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
+    left.set(xlabel="how sure the model was of its first guess", ylabel="how often that was right",
+             title="calibration (a dot's size: how many guesses)")
+    right.set(xlabel="tokens it had read in the window", ylabel="loss (nats per token)",
+              title="loss by position (pale: 95 %)", xscale="log")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+# ------------------------------------------------------------------------------------------
+# From the name of a run to all that measuring it takes.
+
+
+def open_run(folder, options, device):
+    """A run and what it is measured on: model, tokenizer, corpus, ids of the text, its counts.
+
+    Raises ValueError if the corpus speaks another tokenizer's ids than the model.
+    """
+    model, tokens = load_run(folder, device)
+    config, corpus = read_config(folder), None
+    try:
+        if options.data:
+            corpus = load_corpus(options.data)
+        else:
+            corpus = reopen(config["corpus"], config["data"])
+    except (ValueError, OSError) as error:
+        if options.data or not options.text:
+            raise
+        print(f"eval.py: no n-grams to compare {folder} with: {error}", file=sys.stderr)
+    if corpus:
+        own, other = (json.loads((place / "tokenizer.json").read_text(encoding="utf-8"))
+                      for place in (folder, corpus.folder))
+        if own != other:
+            raise ValueError(
+                f"{corpus.folder} was prepared with another tokenizer ({corpus.tokenizer.kind}, "
+                f"{corpus.tokenizer.vocab_size:,} tokens) than {folder} has ({tokens.kind}, "
+                f"{tokens.vocab_size:,}), so its ids mean something else to the model; "
+                "--text FILE measures it on any text")
+    if options.text:
+        text = normalise(decode_utf8(options.text, Path(options.text).read_bytes()))
+        ids = np.array(tokens.encode(text, special="text"), dtype=np.int64)
+        counts = {"characters": len(text), "bytes": len(text.encode()), "tokens": len(ids),
+                  "unknown": 0 if tokens.unk is None else int((ids == tokens.unk).sum())}
+    else:
+        ids, counts = corpus.val, corpus.meta["val"]
+    if len(ids) < 2:
+        raise ValueError(f"{options.text} has {len(ids)} tokens; after the first, there is "
+                         "nothing to foretell")
+    learned = corpus is not None and corpus_hash(corpus) == config["corpus"]["sha256"]
+    return SimpleNamespace(
+        name=str(folder), kind=f"{tokens.kind} {tokens.vocab_size:,}", model=model, tokens=tokens, corpus=corpus, ids=ids, counts=counts,
+        text=options.text or f"validation split of {corpus.folder}",
+        learned=corpus.train if learned and not options.text else None,
+        stretch=stretches(ids, tokens, counts["bytes"]))
+
+
+def sample_of(a, n_tokens):
+    """What the model of a run writes, as it speaks: drawn from its own probabilities. Bytes."""
+    device = next(a.model.parameters()).device
+    rng = torch.Generator(device).manual_seed(1)
+    ids = generate(a.model, a.tokens.separator or [0], n_tokens, lambda logits: torch.multinomial(
+        torch.softmax(logits.float(), dim=-1), 1, generator=rng)[:, 0])
+    bar = tqdm(ids, "writing", n_tokens, leave=False, unit="token", disable=None)
+    return a.tokens.decode(list(bar)).encode()
+
+
+# ------------------------------------------------------------------------------------------
+# The report. What is printed is what --json prints.
+
+COLUMNS = (("loss", "loss (nats)", ".4f"), ("perplexity", "perplexity", ".3f"),
+           ("bits_per_byte", "bits/byte", ".4f"), ("bits_per_character", "bits/char", ".4f"),
+           ("accuracy", "top-1", ".2%"), ("top5_accuracy", "top-5", ".2%"),
+           ("calibration_error", "calibration", ".2%"))
+
+
+def answer(a, best):
+    """All that is known of a row, as JSON has it."""
+    more = {key: getattr(a, key, None) for key in ("overfitting", "memorised")}
+    counted = {"tokens": int(a.sums[:, 3].sum()), "bytes": a.sizes[0], "characters": a.sizes[1]}
+    return ({"model": a.name} | counted | a.figures
+            | {"intervals": a.intervals, "difference": compare(a, best)} | more)
+
+
+def print_table(answers, runs):
+    def line(name, found):
+        cells = ("-" if found[key] is None else format(found[key], form) for key, _, form in COLUMNS)
+        print(f"{name:22}" + "".join(f"{cell:>12}" for cell in cells))
+
+    print(f"{'model':22}" + "".join(f"{heading:>12}" for _, heading, _ in COLUMNS))
+    for a in answers:
+        line(a["model"], a)
+        if a["model"] in runs and a["intervals"]["loss"]:
+            for i, end in enumerate(("   95 %, from", "           to")):
+                line(end, {key: bounds and bounds[i] for key, bounds in a["intervals"].items()})
+
+
+def between(bounds, form):
+    """An interval in words, and whether it can be told from nothing."""
+    if bounds is None:
+        return f"{'':20}  too little text to say how sure"
+    low, high = (format(bound, form) for bound in bounds)
+    return f"{low:>9} to {high:>9}" + ("  could be luck" if bounds[0] <= 0 <= bounds[1] else "")
+
+
+def print_report(answers, runs):
+    """The table; what is gain and what noise; what was learned by heart."""
+    print_table(answers, runs)
+    print(f"\nMore bits per byte than {answers[0]['model']}, on the same stretches of text, and the "
+          "95 % interval:")
+    for a in answers[1:]:
+        d = a["difference"]
+        print(f"{a['model']:22}" + (f"{d['bits_per_byte']:+12.4f}   {between(d['interval'], '+.4f')}"
+                                    if d else f"{'-':>12}   measured on another text"))
+    if any(a["overfitting"] for a in answers):
+        print("\nOverfitting: the loss on as much training text, and how far it is below the loss "
+              "above. A wide\ngap is what was learned by heart, and does not help elsewhere:")
+        for a in answers:
+            o = a["overfitting"]
+            if o:
+                print(f"{a['model']:22}{o['train_loss']:12.4f}{o['gap']:+12.4f}   "
+                      f"{between(o['interval'], '+.4f')}")
+    for a in answers:
+        if a["memorised"]:
+            print(f"\n{a['model']} wrote {describe(a['memorised'])}")
+
+
+# ------------------------------------------------------------------------------------------
+# Benchmark tasks (MMLU, MATH, HumanEval) dock here. A task asks a model questions and judges each
+# answer, 1 or 0; its row is their mean, and interval() resamples questions as it does stretches.
 
 
 def main():
-    parser = Parser("Measure a trained model on the validation split of its corpus.")
-    parser.add_argument("run", nargs="?", help="folder of the run (default: the newest)")
+    parser = Parser("Measure trained models: how good, against what, how sure; one table.")
+    parser.add_argument("runs", nargs="*", metavar="RUN",
+                        help="folders of runs (default: the newest run)")
+    parser.add_argument("--text", metavar="FILE",
+                        help="measure on this text, not on the validation split")
+    parser.add_argument("--data", metavar="DIR", help="take this folder that data.py has prepared, "
+                        "not the corpus the run was trained on")
+    parser.add_argument("--ngram", type=int, default=MAX_ORDER, metavar="N",
+                        help=f"n-grams to compare with, up to this order; 0: none (default: "
+                             f"{MAX_ORDER})")
+    parser.add_argument("--tokens", type=int, default=500, metavar="N",
+                        help="let the model write as many, and look for them in the training text; "
+                             "0: do not (default: 500)")
+    parser.add_argument("--sample", metavar="FILE",
+                        help="look for this text there, not for one the model writes")
+    parser.add_argument("--out", metavar="FILE", help="where to draw calibration and loss by "
+                        "position (default: eval.png in the run's folder; of several runs, here)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options = parser.parse_args()
 
     with clear_errors():
+        if not 0 <= options.ngram <= MAX_ORDER or options.tokens < 0:
+            raise ValueError(f"--ngram must lie between 0 and {MAX_ORDER}, --tokens be 0 or more")
         device = pick_device(options.device)
-        folder = find_run(options.run)
-        model, _ = load_run(folder, device)
-        config = read_config(folder)
-        corpus = reopen(config["corpus"], config["data"])
+        folders = list(dict.fromkeys(map(find_run, options.runs or [None])))
+        runs = [open_run(folder, options, device) for folder in folders]
+        sample = options.sample and normalise(decode_utf8(
+            options.sample, Path(options.sample).read_bytes())).encode()
+        if options.sample and options.text:
+            raise ValueError("--sample is looked for in the training text, --text is another to "
+                             "measure: leave one of them out")
+        beside = folders[0] if len(runs) == 1 and not options.text else Path()
+        path = Path(options.out or beside / "eval.png")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} to draw {path.name} into")
 
-    T, V = model.config.context_length, model.config.vocab_size
-    n_bytes = corpus.meta["val"]["bytes"]
-    B = max(1, 4096 // T)
-    batches = tqdm(every_window(corpus.val, B, T), total=math.ceil(len(corpus.val) / (B * T)),
-                   unit="batch", leave=False, disable=None)
-    with clear_errors(kinds=()):        # Ctrl-C is no error
-        nats, correct, n_tokens = score(model, batches)
-    table = {str(folder): figures(nats, correct, n_tokens, n_bytes),
-             "knows nothing": figures(n_tokens * math.log(V), n_tokens / V, n_tokens, n_bytes)}
+    with clear_errors(OSError):
+        rows, indexes = [], {}
+        for a in runs:
+            rows.append(run_row(a))
+            if a.learned is not None and (sample or options.tokens):
+                train, val = split_text(a.corpus, "train"), split_text(a.corpus, "val")
+                if train not in indexes:
+                    indexes[train] = suffix_array(train)
+                rows[-1].memorised = report(sample or sample_of(a, options.tokens), val, train,
+                                            indexes[train])
+        draw_pictures(rows, path)
+        names = [a.name for a in runs]
+        for a in {(a.corpus and a.corpus.folder, a.kind): a for a in runs}.values():
+            label = f", {a.kind}" if len({b.kind for b in runs}) > 1 else ""
+            rows += baseline_rows(a, options.ngram, label)
 
+    rows.sort(key=lambda a: a.figures["bits_per_byte"])
+    answers = [answer(a, rows[0]) for a in rows]
+    best = next(a for a in answers if a["model"] in names)
     if options.json:
-        print(json.dumps({"run": str(folder), "tokens": n_tokens, "bytes": n_bytes}
-                         | table[str(folder)]))
+        print(json.dumps({"run": best["model"]} | best | {"picture": str(path), "rows": answers}))
         return
-    print(f"validation split of {corpus.folder}: {n_tokens:,} tokens foretold, {n_bytes:,} bytes\n")
-    print(f"{'model':24}{'loss (nats)':>12}{'perplexity':>12}{'bits/byte':>11}{'accuracy':>10}")
-    for name, f in table.items():
-        print(f"{name:24}{f['loss']:12.4f}{f['perplexity']:12.3f}{f['bits_per_byte']:11.4f}"
-              f"{f['accuracy']:10.2%}")
-    unknown = corpus.meta["val"]["unknown"] / corpus.meta["val"]["tokens"]
-    if unknown:
-        print(f"\n{unknown:.1%} of the tokens are <unk>: what they stand for need not be foretold, "
-              "which flatters\nevery figure above")
+    for line in {f"{a.text}: {len(a.ids) - 1:,} tokens foretold, {a.counts['bytes']:,} bytes"
+                 + (f", {a.counts['unknown'] / len(a.ids):.1%} of the tokens <unk>: what they stand "
+                    "for need\nnot be foretold, which flatters every figure"
+                    if a.counts["unknown"] else "") for a in runs}:
+        print(line)
+    print()
+    print_report(answers, names)
+    print(f"\ndrew {path}: calibration, and loss by position")
 
 
 if __name__ == "__main__":

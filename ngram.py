@@ -146,29 +146,39 @@ class NGram:
                 p = continued.share[gram] + continued.rest[context] * p
         return np.array(answers)                                        # (order, n)
 
-    def distributions(self, places, order=None):
-        """All V probabilities of what comes next, (B, V), for B columns of places()."""
-        order = order or self.order
+    def distributions(self, places):
+        """Yield all V probabilities of what comes next, (B, V), by each order from 1 on.
+
+        places (order + 1, B) are columns of places().
+        """
         B = places.shape[1]
         p = np.full((B, self.V), 1 / self.V)
-        for k in range(1, order + 1):
-            table = self.seen[k] if k == order else self.continued[k]
-            context = places[k - 1]                                     # (B,)
-            p *= table.rest[context][:, None]                           # (B, V)
-            # The grams below a context stand side by side, from context * V on.
+        for k in range(1, self.order + 1):
+            # The grams below a context stand side by side, from context * V on. Here they are, for
+            # all B contexts: the row each is for, its place among the grams, its last token.
+            context = places[k - 1]                                             # (B,)
             start = np.searchsorted(self.keys[k], context * self.V)             # (B,)
             n = np.searchsorted(self.keys[k], (context + 1) * self.V) - start   # (B,)
-            row = np.repeat(np.arange(B), n)                            # (all n together,)
+            row = np.repeat(np.arange(B), n)                                    # (n.sum(),)
             gram = np.arange(len(row)) + np.repeat(start - np.cumsum(n) + n, n)
-            p[row, self.keys[k][gram] % self.V] += table.share[gram]
-        return p                                                        # (B, V)
+            token = self.keys[k][gram] % self.V
+
+            def mixed(table):
+                mix = p * table.rest[context][:, None]                          # (B, V)
+                mix[row, token] += table.share[gram]
+                return mix
+
+            yield mixed(self.seen[k])
+            if k < self.order:
+                p = mixed(self.continued[k])
 
     def generate(self, n_tokens, order, rng):
-        """Yield n_tokens ids, each drawn from the distribution after those before it."""
+        """Yield n_tokens ids, each drawn by that order's distribution after those before it."""
         ids = []
         for _ in range(n_tokens):
             before = self.places(ids[-order:])[:, -1:]                  # (order + 1, 1)
-            ids.append(int(rng.choice(self.V, p=self.distributions(before, order)[0])))
+            p = list(self.distributions(before))[order - 1][0]          # (V,)
+            ids.append(int(rng.choice(self.V, p=p)))
             yield ids[-1]
 
 

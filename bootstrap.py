@@ -1,0 +1,159 @@
+"""
+Bootstrap: figures, and how sure they are.
+
+A figure measured on a text is partly luck: on other passages it would have been another. How far
+off may it be? Measuring again on a hundred other texts would tell, but there is only the one. So
+pull yourself up by your own bootstraps: make other texts out of the one, by drawing from its
+parts with replacement, and see how much the figure moves.
+
+The parts must be stretches, not tokens. In a hard passage all tokens are hard; drawn one by one,
+they would seem to be so many independent witnesses, and the figure far surer than it is.
+
+    python bootstrap.py         # simulated texts, where the truth is known: do intervals cover it?
+
+Such an interval speaks of other passages like these. It does not know what another author would
+have written, nor what training with another seed would have given.
+
+Papers: Bootstrap Methods: Another Look at the Jackknife (Efron, 1979); The Jackknife and the
+Bootstrap for General Stationary Observations (Künsch, 1989), which draws stretches; On
+Calibration of Modern Neural Networks (Guo et al., 2017), for the calibration error.
+"""
+import math
+
+import numpy as np
+import torch
+
+from data import Parser, clear_errors
+
+# ------------------------------------------------------------------------------------------
+# Add up. The text is cut into stretches, the same for every tokenizer. All figures come from the
+# sums over stretches; so the bootstrap need only add up other stretches.
+
+BINS = 15       # of sureness, equally wide
+
+
+def stretches(ids, tokenizer, n_bytes):
+    """In which stretch of the text each token but the first ends: (len(ids) - 1,), from 0 on.
+
+    100 stretches, as neighbours are alike: within a sentence the words, within a scene the names
+    and the mood. (In a text below 100,000 bytes, fewer, of 1,000 bytes.)
+    """
+    n = max(1, min(100, n_bytes // 1000))
+    specials = set(tokenizer.special_ids.values())          # they stand for no text
+    length = np.array([0 if token is None or i in specials else len(token)
+                       for i, token in enumerate(tokenizer.tokens)])    # (V,)
+    end = length[np.asarray(ids)].cumsum()                              # (len(ids),)
+    return (end[1:] * n - 1).clip(0) // max(1, end[-1])                 # (len(ids) - 1,)
+
+
+def add_up(judged, stretch):
+    """The sums over each stretch: (stretches, 4 + BINS) from judged (n, 4) and stretch (n,).
+
+    Nats, right first guesses, right among five, tokens; and for each bin of sureness, how many
+    guesses more were right than the model's sureness foretold.
+    """
+    nats, first, in_five, sure = judged.T
+    n = stretch.max() + 1
+    place = stretch * BINS + np.minimum(np.nan_to_num(sure) * BINS, BINS - 1).astype(int)
+    excess = np.bincount(place, first - sure, n * BINS).reshape(n, BINS)
+    return np.column_stack([np.bincount(stretch, column, n)
+                            for column in (nats, first, in_five, np.ones_like(nats))] + [excess])
+
+
+def figures(sums, n_bytes, n_characters):
+    """All figures from sums (..., 4 + BINS): a dict of them, each of shape (...).
+
+    Bytes and characters are those of the whole text: a stretch is a fixed part of both.
+    """
+    nats, first, in_five, tokens, excess = (*np.moveaxis(sums[..., :4], -1, 0), sums[..., 4:])
+    loss, bits = nats / tokens, nats / math.log(2)
+    return {"loss": loss, "perplexity": np.exp(loss), "bits_per_byte": bits / n_bytes,
+            "bits_per_character": bits / n_characters, "accuracy": first / tokens,
+            "top5_accuracy": in_five / tokens,
+            "calibration_error": np.abs(excess).sum(axis=-1) / tokens}
+
+
+def resample(sums, seed=1, n=1000):
+    """The bootstrap: what else might the sums have been? (n, columns) from (stretches, columns).
+
+    As if the text had other stretches, as unlike each other as those it has: draw as many of
+    them, with replacement, and add up; n times. The same seed draws the same stretches, so that
+    two models can be compared on each draw.
+    """
+    k = len(sums)
+    times = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=n)   # (n, k)
+    return times @ sums                                                 # (n, columns)
+
+
+def interval(estimate, resampled, n_stretches):
+    """Where the truth lies, 95 times in 100: [from, to], or None where stretches are too few.
+
+    The resampled stray from the estimate as the estimate strays from the truth; so the truth is
+    as far below it as they are above. (The calibration error shows why: noise can only raise it,
+    and noise upon noise raises it further.) Few stretches know less of how much they differ, and
+    like Student's t the interval is wider for it.
+    """
+    if n_stretches < 20 or np.isnan(estimate):
+        return None
+    wider = 1 + 1.7 / n_stretches
+    low, high = wider * (np.percentile(resampled, [2.5, 97.5]) - estimate)
+    return [float(estimate - high), float(estimate - low)]
+
+
+# ------------------------------------------------------------------------------------------
+# Does it work? Simulate texts whose true figures are known, and count how often it covers them.
+
+TRUTH = {"loss": 1.0, "perplexity": math.e, "bits_per_byte": 1 / math.log(2), "accuracy": 0.45,
+         "top5_accuracy": 2 / 3, "calibration_error": 0.05}
+
+
+def simulate(n_texts, n, rng, alike=0.8):
+    """What a model might have said to n tokens of each of n_texts texts: (n_texts, n, 4).
+
+    A mood passes through each text, four fifths of it on to the next token, so that easy tokens
+    stand together. It makes the model's sureness, which lies anywhere from 0 to 1; the model is
+    right a tenth less often than it is sure.
+    """
+    mood = np.empty((n, n_texts))
+    mood[0] = rng.normal(size=n_texts)
+    for t in range(1, n):
+        mood[t] = alike * mood[t - 1] + math.sqrt(1 - alike ** 2) * rng.normal(size=n_texts)
+    sure = torch.special.ndtr(torch.from_numpy(mood.T)).numpy()         # (n_texts, n), uniform
+    luck = rng.random(sure.shape)
+    return np.stack([-np.log(sure), luck < 0.9 * sure, luck < np.sqrt(sure), sure], axis=-1)
+
+
+def coverage(texts, n_stretches):
+    """How often the interval of each figure covers the truth: a dict."""
+    n = texts.shape[1]
+    stretch, covered = np.arange(n) * n_stretches // n, dict.fromkeys(TRUTH, 0)
+    for judged in texts:
+        sums = add_up(judged, stretch)
+        found, spread = figures(sums.sum(axis=0), n, n), figures(resample(sums), n, n)
+        for key, truth in TRUTH.items():
+            low, high = interval(found[key], spread[key], n_stretches)
+            covered[key] += low <= truth <= high
+    return {key: times / len(texts) for key, times in covered.items()}
+
+
+def main():
+    parser = Parser("Simulate texts whose figures are known; see how often intervals cover them.")
+    parser.add_argument("--texts", type=int, default=200, metavar="N",
+                        help="how many texts to simulate (default: 200)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N",
+                        help="other seed, other texts (default: 1)")
+    options = parser.parse_args()
+    with clear_errors():
+        if options.texts < 1 or options.seed < 0:
+            raise ValueError("--texts must be at least 1, --seed 0 or more")
+    with clear_errors(kinds=()):        # Ctrl-C is no error
+        texts = simulate(options.texts, 10_000, np.random.default_rng(options.seed))
+        print(f"{options.texts} texts of 10,000 tokens; how often do 95 % intervals cover the "
+              f"truth?\n\n{'stretches':11}" + "".join(f"{key.split('_')[0]:>12}" for key in TRUTH))
+        for n_stretches in (20, 50, 100, 1000):
+            covered = coverage(texts, n_stretches)
+            print(f"{n_stretches:<11,}" + "".join(f"{covered[key]:12.1%}" for key in TRUTH))
+
+
+if __name__ == "__main__":
+    main()
