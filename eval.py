@@ -46,13 +46,13 @@ from sample import find_run, generate, load_run, pick_device, read_config
 
 
 def guesses(scores, targets):
-    """Was a target the first guess, was it among the first five, and the first guess's score.
+    """Was a target the first guess, was it one of the first five, and the first guess's score.
 
-    scores (n, V), targets (n,); three columns of float64, (n, 3).
+    scores (n, V), targets (n,); the result is (n, 3).
     """
     best, five = scores.topk(min(5, scores.shape[-1]))                  # (n, 5), (n, 5)
-    hits = five == targets[:, None]                                     # (n, 5) of booleans
-    return torch.stack([hits[:, 0].double(), hits.any(dim=-1).double(), best[:, 0].double()], -1)
+    hits = (five == targets[:, None]).to(scores.dtype)                  # (n, 5) of 0 and 1
+    return torch.stack([hits[:, 0], hits.amax(dim=-1), best[:, 0]], dim=-1)
 
 
 @torch.no_grad()
@@ -64,12 +64,13 @@ def judge(model, batches, n_batches, what):
     """
     device, judged = next(model.parameters()).device, []
     for ids, targets in tqdm(batches, what, n_batches, leave=False, unit="batch", disable=None):
-        targets = targets.to(device).flatten()                          # (B * T,)
-        log_p = torch.log_softmax(model(ids.to(device)).flatten(0, 1).float(), dim=-1)
+        targets, logits = targets.to(device).flatten(), model(ids.to(device)).flatten(0, 1)
+        log_p = torch.log_softmax(logits.float(), dim=-1)               # (B * T, V)
         nats = -log_p.gather(-1, targets[:, None])                      # (B * T, 1)
-        first, in_five, sure = guesses(log_p, targets).unbind(-1)       # (B * T,) each
-        judged.append(torch.stack([nats[:, 0].double(), first, in_five, sure.exp()], -1).cpu())
-    return torch.cat(judged).numpy()
+        judged.append(torch.cat([nats, guesses(log_p, targets)], dim=-1).cpu().double())
+    judged = torch.cat(judged)                                          # (n, 4)
+    judged[:, 3] = judged[:, 3].exp()
+    return judged.numpy()
 
 
 def judge_text(model, ids):
@@ -196,9 +197,10 @@ def draw_pictures(rows, path):
         n = np.bincount(place, minlength=BINS)                          # (BINS,)
         some = n > 0
         mean_sure, mean_right = (np.bincount(place, x, BINS)[some] / n[some] for x in (sure, first))
-        left.plot(mean_sure, mean_right, color=f"C{i}", alpha=0.6)
+        left.plot(mean_sure, mean_right, ".-", color=f"C{i}", alpha=0.6,
+                  label=f"{a.name}: off by {a.figures['calibration_error']:.1%}")
         left.scatter(mean_sure, mean_right, 15 + 400 * n[some] / n.sum(), color=f"C{i}",
-                     label=f"{a.name}: off by {a.figures['calibration_error']:.1%}")
+                     edgecolors="none")
 
         T = min(a.context_length, len(nats))
         windows = nats[:len(nats) // T * T].reshape(-1, T)              # (windows, T)
@@ -215,7 +217,10 @@ def draw_pictures(rows, path):
     for panel in (left, right):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, loc="best")
-    figure.savefig(path, dpi=120)
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    aside = path.with_name(f"{path.name}.unfinished")
+    figure.savefig(aside, dpi=120, format="png")
+    os.replace(aside, path)
     pyplot.close(figure)
 
 
@@ -256,13 +261,14 @@ def open_run(folder, options, device):
     else:
         ids, counts = corpus.val, corpus.meta["val"]
     if len(ids) < 2:
-        raise ValueError(f"{options.text} has {len(ids)} tokens; after the first, there is "
-                         "nothing to foretell")
-    learned = corpus is not None and corpus_hash(corpus) == config["corpus"]["sha256"]
+        raise ValueError(f"{options.text} has {len(ids)} tokens; it takes two to foretell one")
+    text = options.text or f"validation split of {corpus.folder}"
+    learned = not options.text and corpus_hash(corpus) == config["corpus"]["sha256"]
+    if not learned and not options.text:
+        text += f" (of which {folder} may have learned parts: its own corpus is another)"
     return SimpleNamespace(
         name=str(folder), kind=f"{tokens.kind} {tokens.vocab_size:,}", model=model, tokens=tokens, corpus=corpus, ids=ids, counts=counts,
-        text=options.text or f"validation split of {corpus.folder}",
-        learned=corpus.train if learned and not options.text else None,
+        text=text, learned=corpus.train if learned else None,
         stretch=stretches(ids, tokens, counts["bytes"]))
 
 
@@ -279,10 +285,10 @@ def sample_of(a, n_tokens):
 # ------------------------------------------------------------------------------------------
 # The report. What is printed is what --json prints.
 
-COLUMNS = (("loss", "loss (nats)", ".4f"), ("perplexity", "perplexity", ".3f"),
-           ("bits_per_byte", "bits/byte", ".4f"), ("bits_per_character", "bits/char", ".4f"),
-           ("accuracy", "top-1", ".2%"), ("top5_accuracy", "top-5", ".2%"),
-           ("calibration_error", "calibration", ".2%"))
+COLUMNS = (("loss", "loss (nats)", 12, ".4f"), ("perplexity", "perplexity", 12, ",.3f"),
+           ("bits_per_byte", "bits/byte", 11, ".4f"), ("bits_per_character", "bits/char", 11, ".4f"),
+           ("accuracy", "top-1", 9, ".2%"), ("top5_accuracy", "top-5", 9, ".2%"),
+           ("calibration_error", "calibration", 13, ".2%"))
 
 
 def answer(a, best):
@@ -293,44 +299,43 @@ def answer(a, best):
             | {"intervals": a.intervals, "difference": compare(a, best)} | more)
 
 
-def print_table(answers, runs):
-    def line(name, found):
-        cells = ("-" if found[key] is None else format(found[key], form) for key, _, form in COLUMNS)
-        print(f"{name:22}" + "".join(f"{cell:>12}" for cell in cells))
-
-    print(f"{'model':22}" + "".join(f"{heading:>12}" for _, heading, _ in COLUMNS))
-    for a in answers:
-        line(a["model"], a)
-        if a["model"] in runs and a["intervals"]["loss"]:
-            for i, end in enumerate(("   95 %, from", "           to")):
-                line(end, {key: bounds and bounds[i] for key, bounds in a["intervals"].items()})
+def cells(found):
+    """A line of the table, but for the name."""
+    return "".join(f"{'-' if found[key] is None else format(found[key], form):>{width}}"
+                   for key, _, width, form in COLUMNS)
 
 
-def between(bounds, form):
-    """An interval in words, and whether it can be told from nothing."""
+def between(bounds):
+    """An interval, and whether what it surrounds can be told from nothing."""
     if bounds is None:
-        return f"{'':20}  too little text to say how sure"
-    low, high = (format(bound, form) for bound in bounds)
-    return f"{low:>9} to {high:>9}" + ("  could be luck" if bounds[0] <= 0 <= bounds[1] else "")
+        return "   too little text to say how sure"
+    low, high = bounds
+    return f"   {low:+.4f} to {high:+.4f}" + ("   could be luck" if low <= 0 <= high else "")
 
 
 def print_report(answers, runs):
-    """The table; what is gain and what noise; what was learned by heart."""
-    print_table(answers, runs)
-    print(f"\nMore bits per byte than {answers[0]['model']}, on the same stretches of text, and the "
-          "95 % interval:")
-    for a in answers[1:]:
+    """The table; what is gain and what is luck; what was learned by heart."""
+    width = max(18, *(len(a["model"]) + 1 for a in answers))
+    names = [f"{a['model']:{width}}" for a in answers]
+    print(f"{'model':{width}}" + "".join(f"{heading:>{w}}" for _, heading, w, _ in COLUMNS))
+    for name, a in zip(names, answers):
+        print(name + cells(a))
+        if a["model"] in runs and a["intervals"]["loss"]:
+            for i, end in enumerate(("   95 %, from", "           to")):
+                bounds = {key: both and both[i] for key, both in a["intervals"].items()}
+                print(f"{end:{width}}{cells(bounds)}")
+
+    print(f"\nBits per byte above those of {answers[0]['model']}, with the 95 % interval:")
+    for name, a in zip(names[1:], answers[1:]):
         d = a["difference"]
-        print(f"{a['model']:22}" + (f"{d['bits_per_byte']:+12.4f}   {between(d['interval'], '+.4f')}"
-                                    if d else f"{'-':>12}   measured on another text"))
+        print(name + (f"{d['bits_per_byte']:+12.4f}{between(d['interval'])}" if d else
+                      f"{'-':>12}   another text: not to be compared"))
     if any(a["overfitting"] for a in answers):
-        print("\nOverfitting: the loss on as much training text, and how far it is below the loss "
-              "above. A wide\ngap is what was learned by heart, and does not help elsewhere:")
-        for a in answers:
-            o = a["overfitting"]
-            if o:
-                print(f"{a['model']:22}{o['train_loss']:12.4f}{o['gap']:+12.4f}   "
-                      f"{between(o['interval'], '+.4f')}")
+        print("\nLoss on as much training text, and how far that is below the loss above. A wide "
+              "gap is what\nwas learned by heart, of no use elsewhere:")
+        for name, a in zip(names, answers):
+            if o := a["overfitting"]:
+                print(f"{name}{o['train_loss']:12.4f}{o['gap']:+12.4f}{between(o['interval'])}")
     for a in answers:
         if a["memorised"]:
             print(f"\n{a['model']} wrote {describe(a['memorised'])}")
@@ -364,13 +369,17 @@ def main():
     options = parser.parse_args()
 
     with clear_errors():
-        if not 0 <= options.ngram <= MAX_ORDER or options.tokens < 0:
-            raise ValueError(f"--ngram must lie between 0 and {MAX_ORDER}, --tokens be 0 or more")
+        if not 0 <= options.ngram <= MAX_ORDER:
+            raise ValueError(f"--ngram is {options.ngram}; it must lie between 0 and {MAX_ORDER}")
+        if options.tokens < 0:
+            raise ValueError(f"--tokens is {options.tokens}; it must be 0 or more")
         device = pick_device(options.device)
         folders = list(dict.fromkeys(map(find_run, options.runs or [None])))
         runs = [open_run(folder, options, device) for folder in folders]
         sample = options.sample and normalise(decode_utf8(
             options.sample, Path(options.sample).read_bytes())).encode()
+        if sample == b"":
+            raise ValueError(f"there is no text in {options.sample}")
         if options.sample and options.text:
             raise ValueError("--sample is looked for in the training text, --text is another to "
                              "measure: leave one of them out")

@@ -115,16 +115,17 @@ def describe(r):
     stretch = r["copied"]
     if len(stretch) > 300:
         stretch = f"{stretch[:150]} ... {stretch[-150:]}"
-    verdict = ("more than honest text has: it copies" if r["copied_characters"] > r["honest_longest"]
-               else "no more than honest text has, too")
+    verdict = ("more than honest text does: it copies"
+               if r["copied_characters"] > r["honest_longest"] else "no more than honest text does")
     return f"""\
-{r['characters']:,} characters. The longest stretch of it in the training text, {r['copied_characters']:,} characters:
+{r['characters']:,} characters. The longest stretch of them that stands in the training text has \
+{r['copied_characters']:,}:
 
 {r['before']}[{stretch}]{r['after']}
 
-In {r['honest_passages']} validation passages as long, the longest has {r['honest_median']:.0f} characters in the middle case, \
-{r['honest_longest']} at
-most: {verdict}."""
+Of {r['honest_passages']} passages of the validation split, as long, half share at most \
+{r['honest_median']:.0f} characters in a row
+with the training text, and none more than {r['honest_longest']}. So it shares {verdict}."""
 
 
 def main():
