@@ -292,7 +292,7 @@ COLUMNS = (("loss", "loss (nats)", 12, ".4f"), ("perplexity", "perplexity", 12, 
 
 
 def answer(a, best):
-    """All that is known of a row, as JSON has it."""
+    """All that is known of a row, as JSON has it; best is the row it is compared with."""
     more = {key: getattr(a, key, None) for key in ("overfitting", "memorised")}
     counted = {"tokens": int(a.sums[:, 3].sum()), "bytes": a.sizes[0], "characters": a.sizes[1]}
     return ({"model": a.name} | counted | a.figures
@@ -325,11 +325,14 @@ def print_report(answers, runs):
                 bounds = {key: both and both[i] for key, both in a["intervals"].items()}
                 print(f"{end:{width}}{cells(bounds)}")
 
-    print(f"\nBits per byte above those of {answers[0]['model']}, with the 95 % interval:")
-    for name, a in zip(names[1:], answers[1:]):
-        d = a["difference"]
-        print(name + (f"{d['bits_per_byte']:+12.4f}{between(d['interval'])}" if d else
-                      f"{'-':>12}   another text: not to be compared"))
+    best = next(a["model"] for a in answers if a["model"] in runs)
+    print(f"\nBits per byte more (+) or fewer (-) than {best} on the same text, with the 95 % "
+          "interval:")
+    for name, a in zip(names, answers):
+        if a["model"] != best:
+            d = a["difference"]
+            print(name + (f"{d['bits_per_byte']:+12.4f}{between(d['interval'])}" if d else
+                          f"{'-':>12}   measured on another text"))
     if any(a["overfitting"] for a in answers):
         print("\nLoss on as much training text, and how far that is below the loss above. A wide "
               "gap is what\nwas learned by heart, of no use elsewhere:")
@@ -405,16 +408,17 @@ def main():
             rows += baseline_rows(a, options.ngram, label)
 
     rows.sort(key=lambda a: a.figures["bits_per_byte"])
-    answers = [answer(a, rows[0]) for a in rows]
-    best = next(a for a in answers if a["model"] in names)
+    best = next(a for a in rows if a.name in names)
+    answers = [answer(a, best) for a in rows]
     if options.json:
-        print(json.dumps({"run": best["model"]} | best | {"picture": str(path), "rows": answers}))
+        print(json.dumps({"run": best.name} | answer(best, best)
+                         | {"picture": str(path), "rows": answers}))
         return
-    for line in {f"{a.text}: {len(a.ids) - 1:,} tokens foretold, {a.counts['bytes']:,} bytes"
-                 + (f", {a.counts['unknown'] / len(a.ids):.1%} of the tokens <unk>: what they stand "
-                    "for need\nnot be foretold, which flatters every figure"
-                    if a.counts["unknown"] else "") for a in runs}:
-        print(line)
+    for a in runs:
+        print(f"{a.text}: {len(a.ids) - 1:,} tokens foretold, {a.counts['bytes']:,} bytes")
+        if a.counts["unknown"]:
+            print(f"    {a.counts['unknown'] / len(a.ids):.1%} of the tokens are <unk>: what they "
+                  "stand for need not be foretold, which flatters")
     print()
     print_report(answers, names)
     print(f"\ndrew {path}: calibration, and loss by position")

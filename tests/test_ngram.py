@@ -1,8 +1,5 @@
 """Kneser-Ney against fractions worked out by hand, against NLTK, and against its own promises."""
 import math
-import subprocess
-import sys
-from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import one_line, run
+from data import load_corpus
 from ngram import NGram, count_keys
 
 A, B, C = range(3)
@@ -88,3 +86,45 @@ def test_against_nltk():
             p = every_distribution(ours, ids[end - order + 1:end])[-1]
             for i, name in enumerate(names):
                 assert p[i] == pytest.approx(theirs.score(name, context))
+
+
+@given(st.lists(st.integers(0, 50)))
+def test_counted_as_numpy_counts(keys):
+    keys = np.array(keys, dtype=np.int64)
+    ours, theirs = count_keys(keys), np.unique(keys, return_inverse=True, return_counts=True)
+    assert all((a == b).all() for a, b in zip(ours, theirs))
+
+
+def test_what_it_writes_follows_its_distributions():
+    """After a: b twice in three, by chi-squared with 3 degrees of freedom (above 16.3: 1 in 1000)."""
+    model = NGram([A, B, A, C, A, B], 4, 2)
+    ids = np.array(list(model.generate(4000, 2, np.random.default_rng(1))))
+    after_a = np.bincount(ids[1:][ids[:-1] == A], minlength=4)
+    expected = every_distribution(model, [A])[1] * after_a.sum()
+    assert ((after_a - expected) ** 2 / expected).sum() < 16.3
+    first = list(model.generate(50, 2, np.random.default_rng(1)))
+    assert first == ids[:50].tolist()
+
+
+def test_it_runs_by_itself(trained):
+    """Its table against its own probabilities, longer contexts better on a text this regular."""
+    ask = ["ngram.py", "--source", "text.txt", "--order", 3, "--tokens", 30]
+    out, _ = run(*ask, cwd=trained)
+    assert out == run(*ask, cwd=trained)[0]
+    corpus = load_corpus(next((trained / "corpora").iterdir()))
+    nats = -np.log(NGram(corpus.train, corpus.tokenizer.vocab_size, 3).probabilities(corpus.val))
+    loss = nats[:, 1:].mean(axis=1)
+    assert loss[0] > loss[1] > loss[2]
+    rows = [line.split() for line in out.splitlines() if line[:5].strip().isdigit()][1:4]
+    assert [row[4] for row in rows] == [f"{x:.4f}" for x in loss]
+    n, n_bytes = len(corpus.val) - 1, corpus.meta["val"]["bytes"]
+    assert rows[2][6] == f"{loss[2] * n / math.log(2) / n_bytes:.4f}"
+    assert "--- order 3 writes" in out
+
+
+def test_bad_input_is_one_line(trained):
+    assert "the order is 7" in one_line("ngram.py", "--order", 7, cwd=trained)
+    assert "0 or more" in one_line("ngram.py", "--tokens", -1, cwd=trained)
+    assert "nowhere" in one_line("ngram.py", "--source", "nowhere", cwd=trained)
+    with pytest.raises(ValueError, match="no gram of 3 tokens"):
+        NGram([A, B], 2, 3)
