@@ -19,6 +19,7 @@ Bootstrap for General Stationary Observations (Künsch, 1989), which draws stret
 Calibration of Modern Neural Networks (Guo et al., 2017), for the calibration error.
 """
 import math
+import os
 
 import numpy as np
 import torch
@@ -99,6 +100,52 @@ def interval(estimate, resampled, n_stretches):
     wider = 1 + 1.7 / n_stretches
     low, high = wider * (np.percentile(resampled, [2.5, 97.5]) - estimate)
     return [float(estimate - high), float(estimate - low)]
+
+
+# ------------------------------------------------------------------------------------------
+# Two figures are better drawn: is a model as right as it is sure, and does it use what it has read?
+
+
+def draw_pictures(models, path):
+    """Two panels, a line in each for every model: its name, judged (n, 4), and context length T."""
+    import matplotlib
+    matplotlib.use("Agg")       # draw into files; no window needed
+    from matplotlib import pyplot
+
+    pyplot.rc("font", size=12)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    left.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as right as it is sure")
+    for i, (name, judged, T) in enumerate(models):
+        nats, first, _, sure = judged.T
+        place = np.minimum(sure * BINS, BINS - 1).astype(int)           # (n,)
+        n = np.bincount(place, minlength=BINS)                          # (BINS,)
+        some = n > 0
+        mean_sure, mean_right = (np.bincount(place, x, BINS)[some] / n[some] for x in (sure, first))
+        left.plot(mean_sure, mean_right, ".-", color=f"C{i}", alpha=0.6,
+                  label=f"{name}: off by {n[some] @ abs(mean_right - mean_sure) / n.sum():.1%}")
+        left.scatter(mean_sure, mean_right, 15 + 400 * n[some] / n.sum(), color=f"C{i}",
+                     edgecolors="none")
+
+        T = min(T, len(nats))
+        windows = nats[:len(nats) // T * T].reshape(-1, T)              # (windows, T)
+        edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
+        grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)
+        middle = (edges[:-1] + edges[1:] - 1) / 2 + 1                   # tokens read, 1 to T
+        mean, error = grouped.mean(axis=0), 1.96 * grouped.std(axis=0) / math.sqrt(len(windows))
+        right.plot(middle, mean, ".-", color=f"C{i}", label=name)
+        right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
+    left.set(xlabel="how sure the model was of its first guess", ylabel="how often that was right",
+             title="calibration (a dot's size: how many guesses)")
+    right.set(xlabel="tokens it had read in the window", ylabel="loss (nats per token)",
+              title="loss by position (pale: 95 %)", xscale="log")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, loc="best")
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    aside = path.with_name(f"{path.name}.unfinished")
+    figure.savefig(aside, dpi=120, format="png")
+    os.replace(aside, path)
+    pyplot.close(figure)
 
 
 # ------------------------------------------------------------------------------------------

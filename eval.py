@@ -25,7 +25,6 @@ heart: is its loss lower there, and does it write down what it has read (memoris
 """
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bootstrap import BINS, add_up, figures, interval, resample, stretches
+from bootstrap import add_up, draw_pictures, figures, interval, resample, stretches
 from data import (Parser, clear_errors, corpus_hash, decode_utf8, draw, every_window, load_corpus,
                   normalise, reopen, windows_per_epoch)
 from memorised import describe, report, split_text, suffix_array
@@ -139,9 +138,11 @@ def compare(a, b):
 
 
 def overfitting(sums, nats):
-    """How far the loss on the training text, whose nats (n,) are given, lies below the sums'.
+    """How far the loss on the training text, of nats (n,), lies below that of the sums.
 
-    Two texts that have nothing to do with each other: each is resampled by itself.
+    The two texts have nothing to do with each other: each is resampled by itself. (If one is the
+    harder to foretell, that is in the gap as well; look at what it is for the 1-gram, which can
+    learn nothing by heart.)
     """
     stretch = np.arange(len(nats)) * len(sums) // len(nats)
     learned = np.column_stack([np.bincount(stretch, nats), np.bincount(stretch)])
@@ -179,59 +180,15 @@ def baseline_rows(a, order, label=""):
 
 
 # ------------------------------------------------------------------------------------------
-# The pictures: is it as right as it is sure, and does it use what it has read?
-
-
-def draw_pictures(rows, path):
-    """Two panels, a line for each of the rows that have judged (n, 4) and context_length."""
-    import matplotlib
-    matplotlib.use("Agg")       # draw into files; no window needed
-    from matplotlib import pyplot
-
-    pyplot.rc("font", size=12)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    left.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as right as it is sure")
-    for i, a in enumerate(rows):
-        nats, first, _, sure = a.judged.T
-        place = np.minimum(sure * BINS, BINS - 1).astype(int)           # (n,)
-        n = np.bincount(place, minlength=BINS)                          # (BINS,)
-        some = n > 0
-        mean_sure, mean_right = (np.bincount(place, x, BINS)[some] / n[some] for x in (sure, first))
-        left.plot(mean_sure, mean_right, ".-", color=f"C{i}", alpha=0.6,
-                  label=f"{a.name}: off by {a.figures['calibration_error']:.1%}")
-        left.scatter(mean_sure, mean_right, 15 + 400 * n[some] / n.sum(), color=f"C{i}",
-                     edgecolors="none")
-
-        T = min(a.context_length, len(nats))
-        windows = nats[:len(nats) // T * T].reshape(-1, T)              # (windows, T)
-        edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
-        grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)
-        middle = (edges[:-1] + edges[1:] - 1) / 2 + 1                   # tokens read, 1 to T
-        mean, error = grouped.mean(axis=0), 1.96 * grouped.std(axis=0) / math.sqrt(len(windows))
-        right.plot(middle, mean, ".-", color=f"C{i}", label=a.name)
-        right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
-    left.set(xlabel="how sure the model was of its first guess", ylabel="how often that was right",
-             title="calibration (a dot's size: how many guesses)")
-    right.set(xlabel="tokens it had read in the window", ylabel="loss (nats per token)",
-              title="loss by position (pale: 95 %)", xscale="log")
-    for panel in (left, right):
-        panel.grid(alpha=0.3)
-        panel.legend(frameon=False, loc="best")
-    right.xaxis.set_major_formatter("{x:,.0f}")
-    aside = path.with_name(f"{path.name}.unfinished")
-    figure.savefig(aside, dpi=120, format="png")
-    os.replace(aside, path)
-    pyplot.close(figure)
-
-
-# ------------------------------------------------------------------------------------------
 # From the name of a run to all that measuring it takes.
 
 
 def open_run(folder, options, device):
-    """A run and what it is measured on: model, tokenizer, corpus, ids of the text, its counts.
+    """A run, and the text it is measured on: ids, counts, the stretches they are cut into.
 
-    Raises ValueError if the corpus speaks another tokenizer's ids than the model.
+    corpus is None if a --text is to be measured and the run's own corpus is gone; learned is the
+    training split, if the run is measured on the corpus it has learned from. Raises ValueError
+    if the corpus was prepared with another tokenizer.
     """
     model, tokens = load_run(folder, device)
     config, corpus = read_config(folder), None
@@ -265,11 +222,11 @@ def open_run(folder, options, device):
     text = options.text or f"validation split of {corpus.folder}"
     learned = not options.text and corpus_hash(corpus) == config["corpus"]["sha256"]
     if not learned and not options.text:
-        text += f" (of which {folder} may have learned parts: its own corpus is another)"
+        text += f", not the corpus of {folder}, which may have learned parts of it"
     return SimpleNamespace(
-        name=str(folder), kind=f"{tokens.kind} {tokens.vocab_size:,}", model=model, tokens=tokens, corpus=corpus, ids=ids, counts=counts,
-        text=text, learned=corpus.train if learned else None,
-        stretch=stretches(ids, tokens, counts["bytes"]))
+        name=str(folder), kind=f"{tokens.kind} {tokens.vocab_size:,}", model=model, tokens=tokens,
+        corpus=corpus, learned=corpus.train if learned else None, text=text, ids=ids,
+        counts=counts, stretch=stretches(ids, tokens, counts["bytes"]))
 
 
 def sample_of(a, n_tokens):
@@ -285,10 +242,11 @@ def sample_of(a, n_tokens):
 # ------------------------------------------------------------------------------------------
 # The report. What is printed is what --json prints.
 
-COLUMNS = (("loss", "loss (nats)", 12, ".4f"), ("perplexity", "perplexity", 12, ",.3f"),
-           ("bits_per_byte", "bits/byte", 11, ".4f"), ("bits_per_character", "bits/char", 11, ".4f"),
-           ("accuracy", "top-1", 9, ".2%"), ("top5_accuracy", "top-5", 9, ".2%"),
-           ("calibration_error", "calibration", 13, ".2%"))
+COLUMNS = (     # key, heading, width, format
+    ("loss", "loss (nats)", 12, ".4f"), ("perplexity", "perplexity", 12, ",.3f"),
+    ("bits_per_byte", "bits/byte", 11, ".4f"), ("bits_per_character", "bits/char", 11, ".4f"),
+    ("accuracy", "top-1", 9, ".2%"), ("top5_accuracy", "top-5", 9, ".2%"),
+    ("calibration_error", "calibration", 13, ".2%"))
 
 
 def answer(a, best):
@@ -300,7 +258,7 @@ def answer(a, best):
 
 
 def cells(found):
-    """A line of the table, but for the name."""
+    """A line of the table, without the name."""
     return "".join(f"{'-' if found[key] is None else format(found[key], form):>{width}}"
                    for key, _, width, form in COLUMNS)
 
@@ -345,8 +303,9 @@ def print_report(answers, runs):
 
 
 # ------------------------------------------------------------------------------------------
-# Benchmark tasks (MMLU, MATH, HumanEval) dock here. A task asks a model questions and judges each
-# answer, 1 or 0; its row is their mean, and interval() resamples questions as it does stretches.
+# Benchmark tasks (MMLU, MATH, HumanEval) dock here, beside run_row(): a task is a function of what
+# open_run() returns, asks its questions, and judges each answer, 1 or 0, as an array (questions,).
+# The figure is their mean; its interval is resample()'s, with questions for stretches.
 
 
 def main():
@@ -365,8 +324,9 @@ def main():
                              "0: do not (default: 500)")
     parser.add_argument("--sample", metavar="FILE",
                         help="look for this text there, not for one the model writes")
-    parser.add_argument("--out", metavar="FILE", help="where to draw calibration and loss by "
-                        "position (default: eval.png in the run's folder; of several runs, here)")
+    parser.add_argument("--out", metavar="FILE", help="where to draw calibration, and loss by "
+                        "position (default: eval.png, in the folder of the run if it is one, here "
+                        "for several or for a --text)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options = parser.parse_args()
@@ -401,12 +361,13 @@ def main():
                     indexes[train] = suffix_array(train)
                 rows[-1].memorised = report(sample or sample_of(a, options.tokens), val, train,
                                             indexes[train])
-        draw_pictures(rows, path)
-        names = [a.name for a in runs]
-        for a in {(a.corpus and a.corpus.folder, a.kind): a for a in runs}.values():
-            label = f", {a.kind}" if len({b.kind for b in runs}) > 1 else ""
-            rows += baseline_rows(a, options.ngram, label)
+        draw_pictures([(a.name, a.judged, a.context_length) for a in rows], path)
+        others = {(a.kind, a.corpus and a.corpus.folder): a for a in runs}
+        for (kind, folder), a in others.items():
+            label = kind if len({b.kind for b in runs}) == len(others) else f"{kind}, {folder}"
+            rows += baseline_rows(a, options.ngram, f", {label}" if len(others) > 1 else "")
 
+    names = [a.name for a in runs]
     rows.sort(key=lambda a: a.figures["bits_per_byte"])
     best = next(a for a in rows if a.name in names)
     answers = [answer(a, best) for a in rows]

@@ -16,6 +16,7 @@ copied, say how long a stretch honest text has in common with the training text.
 Paper: Suffix Arrays: A New Method for On-Line String Searches (Manber and Myers, 1990), which
 sorts by doubling, as here.
 """
+import json
 from bisect import bisect_left
 from pathlib import Path
 
@@ -133,6 +134,7 @@ def main():
     parser.add_argument("text", nargs="?", default="To be, or not to be, I ask",
                         help="the text (default: five words of Hamlet's, and two more)")
     parser.add_argument("--file", metavar="FILE", help="the same, from a file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no prose")
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
@@ -145,7 +147,8 @@ def main():
         corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
     with clear_errors(kinds=()):        # Ctrl-C is no error
         text, val = split_text(corpus, "train"), split_text(corpus, "val")
-        print("There are " + describe(report(passage, val, text, suffix_array(text))))
+        found = report(passage, val, text, suffix_array(text))
+    print(json.dumps(found) if options.json else "There are " + describe(found))
 
 
 if __name__ == "__main__":

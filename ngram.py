@@ -31,6 +31,7 @@ Papers: Improved Backing-Off for M-gram Language Modeling (Kneser and Ney, 1995)
 Study of Smoothing Techniques for Language Modeling (Chen and Goodman, 1999), which interpolates,
 and takes D = n1 / (n1 + 2 n2) where n1 grams of an order were counted once and n2 twice.
 """
+import json
 import math
 from types import SimpleNamespace
 
@@ -190,6 +191,7 @@ def main():
                         help="how many tokens each order writes (default: 200)")
     parser.add_argument("--seed", type=int, default=1, metavar="N",
                         help="another seed, another text (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
@@ -201,17 +203,23 @@ def main():
         model = NGram(corpus.train, corpus.tokenizer.vocab_size, options.order)
         nats = -np.log(model.probabilities(corpus.val)[:, 1:])          # (order, n)
         known = model.places(corpus.val)[:, 1:-1] >= 0                  # (order + 1, n)
+        rows = [{"order": k, "grams": len(model.keys[k]), "discount": float(model.seen[k].D),
+                 "context_seen": float(known[k - 1].mean()), "loss": float(nats[k - 1].mean()),
+                 "bits_per_byte": float(nats[k - 1].sum() / math.log(2)
+                                        / corpus.meta["val"]["bytes"])}
+                for k in range(1, options.order + 1)]
+        if options.json:
+            print(json.dumps({"corpus": str(corpus.folder), "rows": rows}))
+            return
 
         print(f"counted in {len(corpus.train):,} tokens of {corpus.folder},\n"
-              f"tested on the {nats.shape[1]:,} of its validation split\n\n"
+              f"tested on {nats.shape[1]:,} of its validation split; a model that knows nothing "
+              f"has a loss of {math.log(model.V):.4f}\n\n"
               f"{'order':>5}{'different grams':>17}{'D':>7}{'context seen':>14}{'loss (nats)':>13}"
               f"{'perplexity':>12}{'bits/byte':>11}")
-        print(f"{0:5}{1:17}{'':7}{1:14.1%}{math.log(model.V):13.4f}{model.V:12.3f}")
-        for k in range(1, options.order + 1):
-            loss = nats[k - 1].mean()
-            bits = nats[k - 1].sum() / math.log(2) / corpus.meta["val"]["bytes"]
-            print(f"{k:5}{len(model.keys[k]):17,}{model.seen[k].D:7.3f}{known[k - 1].mean():14.1%}"
-                  f"{loss:13.4f}{math.exp(loss):12.3f}{bits:11.4f}")
+        for r in rows:
+            print(f"{r['order']:5}{r['grams']:17,}{r['discount']:7.3f}{r['context_seen']:14.1%}"
+                  f"{r['loss']:13.4f}{math.exp(r['loss']):12.3f}{r['bits_per_byte']:11.4f}")
         for k in range(1, options.order + 1):
             ids = list(model.generate(options.tokens, k, np.random.default_rng(options.seed)))
             print(f"\n--- order {k} writes\n{corpus.tokenizer.decode(ids)}")

@@ -1,5 +1,6 @@
 """The index against a plain sort, the longest copy against a plain search."""
 import io
+import json
 import sys
 from contextlib import redirect_stdout
 
@@ -53,7 +54,7 @@ def test_a_copied_passage_is_found_and_told_from_honest_text():
 
 
 def test_whole_characters_are_counted_and_shown():
-    """The longest stretch of bytes may end in the middle of a character: \u00e9 and \u00e8 share one."""
+    """The longest stretch of bytes may end within a character: \u00e9 and \u00e8 begin alike."""
     text = "caf\u00e9".encode()
     r = report("caf\u00e8".encode(), b"z", text, suffix_array(text))
     assert (r["copied"], r["copied_characters"]) == ("caf", 3)
@@ -81,6 +82,9 @@ def test_it_runs_by_itself(trained, monkeypatch, tmp_path):
     (tmp_path / "mine.txt").write_text("12 green bottles", encoding="utf-8")
     assert "[12 green bottles]" in said("--file", tmp_path / "mine.txt", "--source", "text.txt",
                                         cwd=trained, monkeypatch=monkeypatch)
+    found = said("12 green bottles", "--json", "--source", "text.txt", cwd=trained,
+                 monkeypatch=monkeypatch)
+    assert json.loads(found)["copied"] == "12 green bottles"
 
 
 def test_bad_input_is_one_line(trained, tmp_path):
