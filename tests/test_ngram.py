@@ -1,13 +1,15 @@
 """Kneser-Ney against fractions worked out by hand, against NLTK, and against its own promises."""
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import one_line, run
+import ngram
+from conftest import one_line
 from data import load_corpus
 from ngram import NGram, count_keys
 
@@ -107,10 +109,17 @@ def test_what_it_writes_follows_its_distributions():
     assert first == ids[:50].tolist()
 
 
-def test_it_runs_by_itself(trained):
+def test_it_runs_by_itself(trained, monkeypatch, capsys):
     """Its table against its own probabilities, longer contexts better on a text this regular."""
-    ask = ["ngram.py", "--source", "text.txt", "--order", 3, "--tokens", 30]
-    out, _ = run(*ask, cwd=trained)
+    monkeypatch.chdir(trained)
+
+    def said(*arguments):
+        ask = ["ngram.py", "--source", "text.txt", "--order", "3", "--tokens", "30", *arguments]
+        monkeypatch.setattr(sys, "argv", ask)
+        ngram.main()
+        return capsys.readouterr().out
+
+    out = said()
     corpus = load_corpus(next((trained / "corpora").iterdir()))
     nats = -np.log(NGram(corpus.train, corpus.tokenizer.vocab_size, 3).probabilities(corpus.val))
     loss = nats[:, 1:].mean(axis=1)
@@ -120,7 +129,7 @@ def test_it_runs_by_itself(trained):
     n, n_bytes = len(corpus.val) - 1, corpus.meta["val"]["bytes"]
     assert rows[2][6] == f"{loss[2] * n / math.log(2) / n_bytes:.4f}"
     assert "--- order 3 writes" in out
-    found = json.loads(run(*ask, "--json", cwd=trained)[0])["rows"]
+    found = json.loads(said("--json"))["rows"]
     assert [f"{r['loss']:.4f} {r['grams']:,}" for r in found] == [f"{r[4]} {r[1]}" for r in rows]
 
 
