@@ -23,12 +23,15 @@ import os
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data import Parser, clear_errors
 
 # ------------------------------------------------------------------------------------------
-# Add up. The text is cut into stretches, the same for every tokenizer. All figures come from the
-# sums over stretches; so the bootstrap need only add up other stretches.
+# Add up. Of each token a model was asked for, eval.py's judge() knows four numbers: the surprise in
+# nats, was the first guess right (1 or 0), was one of the first five, and how sure the first was.
+# They are added up by stretches of the text; all figures come from these sums, and to resample
+# is to add up other stretches.
 
 BINS = 15       # of sureness, equally wide
 
@@ -175,7 +178,7 @@ def coverage(texts, n_stretches):
     """How often the interval of each figure covers the truth: a dict."""
     n = texts.shape[1]
     stretch, covered = np.arange(n) * n_stretches // n, dict.fromkeys(TRUTH, 0)
-    for judged in texts:
+    for judged in tqdm(texts, "measuring", leave=False, unit="text", disable=None):
         sums = add_up(judged, stretch)
         found, spread = figures(sums.sum(axis=0), n, n), figures(resample(sums), n, n)
         for key, truth in TRUTH.items():
@@ -201,6 +204,7 @@ def main():
         for n_stretches in (20, 50, 100, 1000):
             covered = coverage(texts, n_stretches)
             print(f"{n_stretches:<11,}" + "".join(f"{covered[key]:12.1%}" for key in TRUTH))
+        print("\nOf 1,000 stretches each has ten tokens, too few to forget the mood of the last.")
 
 
 if __name__ == "__main__":

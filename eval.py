@@ -170,8 +170,11 @@ def baseline_rows(a, order, label=""):
     nothing = np.tile([math.log(V), 1 / V, min(5, V) / V, 1 / V], (n, 1))       # (n, 4)
     rows = [row(f"knows nothing{label}", nothing, a.stretch, a.counts)]
     if order and a.corpus:
-        ngram = NGram(a.corpus.train, V, min(order, len(a.corpus.train)))
-        learned = -np.log(ngram.probabilities(a.corpus.train[:len(a.ids)]))     # (order, n)
+        train = a.corpus.train[:50_000_000]         # 60 bytes of memory for each to count: 3 GB
+        if len(train) < len(a.corpus.train):
+            label += f", of the first {len(train):,} tokens"
+        ngram = NGram(train, V, min(order, len(train)))
+        learned = -np.log(ngram.probabilities(train[:len(a.ids)]))      # (order, n)
         for k, judged in enumerate(judge_ngrams(ngram, a.ids)):
             rows.append(row(f"{k + 1}-gram{label}", judged, a.stretch, a.counts))
             if a.learned is not None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, decode_utf8, load_corpus,
                   normalise, prepare)
 
-MOST = 20_000_000       # tokens of a split that are searched; a gigabyte of memory for English
+MOST = 20_000_000       # bytes of the training text that are searched; each takes some 60 of memory
 
 
 def suffix_array(text):
@@ -83,13 +83,13 @@ def longest_copy(passage, text, order):
 
 
 def characters(stretch):
-    """How many whole characters there are in bytes that may begin and end in the middle of one."""
+    """How many whole characters there are in bytes that may begin or end within one."""
     return len(stretch.decode("utf-8", errors="ignore"))
 
 
 def split_text(corpus, split):
-    """The text of a split, as bytes, or of its first MOST tokens."""
-    return corpus.tokenizer.decode(getattr(corpus, split)[:MOST]).encode()
+    """The text of a split: its first MOST bytes."""
+    return corpus.tokenizer.decode(getattr(corpus, split)[:MOST]).encode()[:MOST]
 
 
 def honest_lengths(size, val, text, order, n=200):
@@ -102,24 +102,27 @@ def honest_lengths(size, val, text, order, n=200):
 def report(passage, val, text, order):
     """What there is to say of a passage: numbers and the stretch itself, as a dict."""
     stretch, where = longest_copy(passage, text, order)
-    lengths = honest_lengths(len(passage), val, text, order)
+    lengths, end = honest_lengths(len(passage), val, text, order), where + len(stretch)
     return {"characters": characters(passage), "copied_characters": characters(stretch),
             "copied": stretch.decode("utf-8", errors="ignore"),
             "before": text[max(0, where - 40):where].decode("utf-8", errors="ignore"),
-            "after": text[where + len(stretch):][:40].decode("utf-8", errors="ignore"),
+            "after": text[end:end + 40].decode("utf-8", errors="ignore"),
+            "searched_bytes": len(text),
             "honest_passages": len(lengths), "honest_median": float(np.median(lengths)),
             "honest_longest": max(lengths)}
 
 
 def describe(r):
     """The same in words."""
-    stretch = r["copied"]
+    stretch, where = r["copied"], "the training text"
+    if r["searched_bytes"] == MOST:
+        where += f" (its first {MOST:,} bytes)"
     if len(stretch) > 300:
         stretch = f"{stretch[:150]} ... {stretch[-150:]}"
     verdict = ("more than honest text does: it copies"
                if r["copied_characters"] > r["honest_longest"] else "no more than honest text does")
     return f"""\
-{r['characters']:,} characters. The longest stretch of them that stands in the training text has \
+{r['characters']:,} characters. The longest stretch of them that stands in {where} has \
 {r['copied_characters']:,}:
 
 {r['before']}[{stretch}]{r['after']}

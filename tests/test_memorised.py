@@ -4,7 +4,6 @@ import json
 import sys
 from contextlib import redirect_stdout
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
