@@ -288,6 +288,14 @@ def test_what_a_model_has_learned_by_heart_shows():
     assert nothing["interval"][0] < 0 < nothing["interval"][1]
 
 
+def test_two_texts_are_not_resampled_as_if_they_were_one():
+    """Equally hard, stretch by stretch; but only by chance, as they are different texts."""
+    level = np.random.default_rng(1).normal(2, 0.5, 100)
+    sums = np.stack([100 * level, np.zeros(100), np.zeros(100), np.full(100, 100)], 1)
+    low, high = evaluation.overfitting(sums, np.repeat(level, 100))["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(2) * level.std() / 10, rel=0.15)
+
+
 def test_a_copied_sample_is_found(several, tmp_path):
     (tmp_path / "copied.txt").write_text("No. " + LONG[2000:2300], encoding="utf-8")
     found = asked("runs/a", "--ngram", 0, "--sample", tmp_path / "copied.txt", cwd=several)
@@ -316,6 +324,13 @@ def test_any_text(several, tmp_path):
     out, _ = ask("runs/a", "--text", tmp_path / "mine.txt", "--out", tmp_path / "p.png",
                  cwd=several)
     assert "of the tokens are <unk>" in out and "too little text" in out
+
+
+def test_a_special_token_in_a_text_is_text_like_any_other(several, tmp_path):
+    (tmp_path / "mine.txt").write_text("a <|endoftext|> b")
+    found = asked("runs/c", "--text", tmp_path / "mine.txt", "--ngram", 0, "--out",
+                  tmp_path / "p.png", cwd=several)
+    assert found["tokens"] == len("a <|endoftext|> b") - 1 and found["bytes"] == 17
 
 
 def test_any_text_where_the_corpus_is_gone(trained, tmp_path):
