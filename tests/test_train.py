@@ -140,21 +140,16 @@ def unbroken(trained):
     return trained / "runs/unbroken"
 
 
-def test_resume_refuses_another_configuration(trained):
-    said = one_line("train.py", "--run", "first", "--resume", "--n-layer", 3, cwd=trained)
-    assert "n_layer 2, not 3" in said
-    said = one_line("train.py", "--run", "first", "--resume", "--init", "gpt2", cwd=trained)
-    assert "--init, --config, --preset and --arch start a run" in said
-    assert "batch_size 4, not 8" in one_line("train.py", "--run", "first", "--resume",
-                                             "--batch-size", 8, cwd=trained)
-    assert "is not the corpus" in one_line("train.py", "--run", "first", "--resume", "--steps", 40,
-                                           "--data", other_corpus(trained), cwd=trained)
-
-
-def other_corpus(trained):
-    (trained / "other.txt").write_text("To be, or not to be, that is the question. " * 40)
-    inside("data.py", "--source", "other.txt", cwd=trained)
-    return next(trained.glob("corpora/other-*"))
+def test_resume_refuses_another_configuration(trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "other.txt").write_text("To be, or not to be, that is the question. " * 40)
+    inside("data.py", "--source", "other.txt", cwd=tmp_path)
+    other = next(tmp_path.glob("corpora/other-*"))
+    for flags, says in ((["--n-layer", 3], "n_layer 2, not 3"),
+                        (["--init", "gpt2"], "--init, --config, --preset and --arch start a run"),
+                        (["--batch-size", 8], "batch_size 4, not 8"),
+                        (["--steps", 40, "--data", other], "is not the corpus")):
+        assert says in one_line("train.py", "--run", "first", "--resume", *flags, cwd=tmp_path)
 
 
 def test_resume_says_what_changed_and_whether_it_matters(trained, tmp_path):
