@@ -104,6 +104,16 @@ class DataConfig:
         return private + [name for name in clean.RULES if getattr(self, name, False)]
 
 
+def read_text(path, config=None):
+    """The text of one file, cleaned as a corpus with these settings would be (the defaults)."""
+    config = config or DataConfig()
+    cleaner = clean.Cleaner(config.rules())
+    with open(path, "rb") as file:
+        documents = ingest.documents(str(path), file, config.field, config.encoding,
+                                     config.undecodable)
+        return "\n\n".join("".join(cleaner.clean_stream(texts)) for _, texts in documents)
+
+
 # ------------------------------------------------------------------------------------------
 # Tokenise.
 

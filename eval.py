@@ -34,8 +34,8 @@ import torch
 from tqdm import tqdm
 
 from bootstrap import add_up, draw_pictures, figures, interval, resample, stretches
-from data import (Parser, clear_errors, corpus_hash, decode_utf8, draw, every_window, load_corpus,
-                  normalise, reopen, windows_per_epoch)
+from data import (DataConfig, Parser, clear_errors, corpus_hash, draw, every_window, load_corpus,
+                  read_text, reopen, windows_per_epoch)
 from memorised import describe, report, split_text, suffix_array
 from ngram import MAX_ORDER, NGram
 from sample import find_run, generate, load_run, pick_device, read_config
@@ -214,7 +214,7 @@ def open_run(folder, options, device):
                 f"{tokens.vocab_size:,}), so its ids mean something else to the model; "
                 "--text FILE measures it on any text")
     if options.text:
-        text = normalise(decode_utf8(options.text, Path(options.text).read_bytes()))
+        text = read_text(options.text, DataConfig(**config["data"]))
         ids = np.array(tokens.encode(text, special="text"), dtype=np.int64)
         counts = {"characters": len(text), "bytes": len(text.encode()), "tokens": len(ids),
                   "unknown": 0 if tokens.unk is None else int((ids == tokens.unk).sum())}
@@ -342,8 +342,7 @@ def main():
         device = pick_device(options.device)
         folders = list(dict.fromkeys(map(find_run, options.runs or [None])))
         runs = [open_run(folder, options, device) for folder in folders]
-        sample = options.sample and normalise(decode_utf8(
-            options.sample, Path(options.sample).read_bytes())).encode()
+        sample = options.sample and read_text(options.sample).encode()
         if sample == b"":
             raise ValueError(f"there is no text in {options.sample}")
         if options.sample and options.text:

@@ -18,13 +18,12 @@ sorts by doubling, as here.
 """
 import json
 from bisect import bisect_left
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from data import (DataConfig, Parser, add_flags, chosen, clear_errors, decode_utf8, load_corpus,
-                  normalise, prepare)
+from data import (DataConfig, Parser, add_flags, chosen, clear_errors, load_corpus, prepare,
+                  read_text)
 
 MOST = 20_000_000       # bytes of the training text that are searched; each takes some 60 of memory
 
@@ -143,8 +142,8 @@ def main():
     with clear_errors():
         passage = options.text
         if options.file:
-            passage = decode_utf8(options.file, Path(options.file).read_bytes())
-        passage = normalise(passage).encode()
+            passage = read_text(options.file)
+        passage = passage.encode()
         if not passage:
             raise ValueError("there is no text to look for")
         corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
