@@ -377,12 +377,12 @@ class Attention(nn.Module):
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def forward(self, x, rotation=None, cache=None, layer=0):
+    def forward(self, x, rotation=None, cache=None, layer=0, mask=None):
         q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         p = self.config.dropout * self.training                 # 0 unless we are training
-        y = self.ops.attention(q, k, v, p=p)                    # (B, H, T, D)
+        y = self.ops.attention(q, k, v, mask, p)                # (B, H, T, D)
         y = y.transpose(1, 2).reshape(x.shape)                  # (B, T, C), heads side by side
         y = self.ops.linear(y, self.W_out, self.b_out)          # (B, T, C)
         return self.ops.dropout(y, p)                           # (B, T, C)
@@ -416,8 +416,8 @@ class Block(nn.Module):
         self.norm1, self.attention = Norm(config), Attention(config)
         self.norm2, self.mlp = Norm(config), MLP(config)
 
-    def forward(self, x, rotation=None, cache=None, layer=0):
-        x = x + self.attention(self.norm1(x), rotation, cache, layer)   # (B, T, C)
+    def forward(self, x, rotation=None, cache=None, layer=0, mask=None):
+        x = x + self.attention(self.norm1(x), rotation, cache, layer, mask)     # (B, T, C)
         x = x + self.mlp(self.norm2(x))                         # (B, T, C)
         return x
 
@@ -428,7 +428,9 @@ class GPT(nn.Module):
     With tie_embeddings, the table that turns an id into a vector also scores the vectors at the
     end: a token that would fit next is one whose own vector points the same way.
     Given a cache, ids are only what comes after the tokens that went through it before. With
-    last_only, logits are (B, 1, V): the writer needs no others.
+    last_only, logits are (B, 1, V): the writer needs no others. pad (B,) is for texts of unequal
+    length, made equal by padding at their left: how many of the places of each are none of it.
+    Nothing looks at those, and a text's places are counted from its own first token.
     """
 
     def __init__(self, config):
@@ -446,31 +448,51 @@ class GPT(nn.Module):
         if not config.tie_embeddings:
             self.W_vocab = weight(C, V)                         # (C, V)
 
-    def forward(self, ids, cache=None, last_only=False):
+    def forward(self, ids, cache=None, last_only=False, pad=None):
         start = 0 if cache is None else cache.length
         stop = start + ids.shape[1]
         room = self.config.context_length if cache is None else cache.room
         if stop > room:
             raise ValueError(f"{stop} tokens do not fit a context of {room}")
+        places, mask = slice(start, stop), None
+        if pad is not None:
+            column = torch.arange(stop, device=ids.device)      # (S,)
+            places = (column[start:] - pad[:, None]).clamp(min=0)       # (B, T)
+            mask = causal_mask(ids.shape[1], stop, ids.device)          # (T, S)
+            mask = mask & (column >= pad[:, None, None, None])  # (B, 1, T, S)
         x = self.ops.embedding(ids, self.token_table)           # (B, T, C)
         rotation = None
         if self.config.position == "learned":
-            x = x + self.position_table[start:stop]             # (B, T, C)
+            x = x + self.position_table[places]                 # (B, T, C)
         else:
-            rotation = self.rotation[:, start:stop]             # (2, T, 1, D)
+            rotation = self.rotation[:, places]                 # (2, T, 1, D) or (2, B, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
         for layer, block in enumerate(self.blocks):
             if self.config.activation_checkpointing and self.training and cache is None:
                 # Keep no more than x, and run the block again when backward comes to it (Chen
                 # et al., 2016): a third more work. It draws the same dropout the second time.
-                x = checkpoint(block, x, rotation, use_reentrant=False)     # (B, T, C)
+                x = checkpoint(block, x, rotation, None, layer, mask, use_reentrant=False)
             else:
-                x = block(x, rotation, cache, layer)            # (B, T, C)
+                x = block(x, rotation, cache, layer, mask)      # (B, T, C)
         if cache is not None:
             cache.length = stop
         x = self.norm(x[:, -1:] if last_only else x)            # (B, T or 1, C)
         W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
         return self.ops.linear(x, W)                            # (B, T or 1, V)
+
+    def lay_out_for_writing(self):
+        """Put each matrix where a product with a single row reads memory in long runs.
+
+        Writing a token reads every weight once, and memory is slower than arithmetic. W is
+        (n_in, n_out), row after row: runs of n_out. Where n_in is the longer side, store the
+        transpose, and look at it the other way round; W keeps its shape and its values.
+        Returns the model. For models that no longer learn.
+        """
+        vocab = self.token_table if self.config.tie_embeddings else self.W_vocab
+        for W in [vocab, *self.blocks.parameters()]:
+            if W.dim() == 2 and W.shape[0] > W.shape[1]:
+                W.data = W.data.T.contiguous().T                # (n_in, n_out), columns in runs
+        return self
 
     def new_cache(self, B, room=None):
         """An empty cache for B texts of up to `room` tokens, context_length unless given."""

@@ -37,8 +37,8 @@ from tqdm import tqdm
 from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
                   every_window, load_corpus, prepare, reopen, windows_per_epoch)
 from model import ARCHS, GPT, SHAPES, GPTConfig, score
-from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
-                    stream, temperature)
+from sample import (RUNS, SampleConfig, find_run, generate, load_checkpoint, load_run, pick_device,
+                    picker, read_config, stream)
 
 
 @dataclass
@@ -388,11 +388,9 @@ run     {folder}: {c.steps:,} steps of {B} x {T} tokens, {c.steps / steps_per_ep
     print(f"\nThe best model's validation loss is {best_val_loss:.3f} nats a token. It writes:\n")
     with clear_errors():
         model, tokens = load_run(folder, device)
-        generator = torch.Generator(device).manual_seed(c.seed)
-        counts = corpus.meta["train"]
-        ids = generate(model, tokens.separator or [0],
-                       max(1, 300 * counts["tokens"] // counts["characters"]),  # 300 characters
-                       lambda logits: temperature(logits, 0.8, generator))
+        counts, start = corpus.meta["train"], tokens.separator or [0]
+        n = max(1, 300 * counts["tokens"] // counts["characters"])      # 300 characters
+        ids = generate(model, start, n, picker(SampleConfig(seed=c.seed), [start]))
         for text in stream(tokens, ids):
             print(text, end="", flush=True)
     same = "" if options.resume else " " + shlex.join(sys.argv[1:])
