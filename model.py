@@ -201,19 +201,40 @@ def attention(q, k, v, mask=None, p=0.0):
 # above do in several. tests/test_model.py proves each pair equal, in value and in gradient.
 
 
+LARGE = 2 ** 16     # numbers in a matrix; to read a smaller one takes no time
+
+
+def row_times_matrix(row, W):
+    """row (1, n_in) @ W, for a large W that lies in memory column after column: see GPT.lay_out.
+
+    The work is to read W once. MKL's product of a row and a matrix does so at a third of the speed
+    that memory has, its product of several rows with a matrix each nearly at full speed. So cut W
+    into groups of columns, two if their number is even, and call the row several.
+    """
+    n_out = W.shape[1]
+    n = next((n for n in range(2, 100) if n_out % n == 0), n_out)
+    groups = W.T.unflatten(0, (n, -1))                          # (n, n_out / n, n_in)
+    return torch.bmm(groups, row.T.expand(n, -1, 1)).view(1, n_out)
+
+
 def fused_linear(x, W, b=None):
     rows = x.reshape(-1, W.shape[0])                            # (all the leading ones, n_in)
+    if len(rows) == 1 and W.stride(0) == 1 and W.numel() > LARGE and W.dtype == torch.float32:
+        y = row_times_matrix(rows, W) if b is None else row_times_matrix(rows, W) + b
+        return y.view(*x.shape[:-1], W.shape[1])                # (..., n_out)
     y = rows @ W if b is None else torch.addmm(b, rows, W)      # (all the leading ones, n_out)
     return y.view(*x.shape[:-1], W.shape[1])                    # (..., n_out)
 
 
 def fused_attention(q, k, v, mask=None, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
-    causal = mask is None and T == S        # it has a kernel of its own for this mask
-    if mask is None and 1 < T < S:          # a single last place may look at all the others
+    grouped = q.shape[:-2] != k.shape[:-2]
+    if mask is None and T == S:             # it has a kernel of its own for this mask
+        return F.scaled_dot_product_attention(                  # (..., H, T, D)
+            q, k, v, None, p, is_causal=True, enable_gqa=grouped)
+    if mask is None and T > 1:              # a single last place may look at all the others
         mask = causal_mask(T, S, q.device)                      # (T, S)
-    return F.scaled_dot_product_attention(                      # (..., H, T, D)
-        q, k, v, mask, p, is_causal=causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
+    return F.scaled_dot_product_attention(q, k, v, mask, p, enable_gqa=grouped)     # the same
 
 
 RAW = SimpleNamespace(
@@ -480,18 +501,16 @@ class GPT(nn.Module):
         W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
         return self.ops.linear(x, W)                            # (B, T or 1, V)
 
-    def lay_out_for_writing(self):
-        """Put each matrix where a product with a single row reads memory in long runs.
+    def lay_out(self):
+        """Store the large matrices column after column, as row_times_matrix() wants them.
 
-        Writing a token reads every weight once, and memory is slower than arithmetic. W is
-        (n_in, n_out), row after row: runs of n_out. Where n_in is the longer side, store the
-        transpose, and look at it the other way round; W keeps its shape and its values.
-        Returns the model. For models that no longer learn.
+        For writing a single text: that reads every weight once a token, one row at a time. No
+        shape and no value changes, only where in memory the numbers lie. Returns the model.
         """
-        vocab = self.token_table if self.config.tie_embeddings else self.W_vocab
-        for W in [vocab, *self.blocks.parameters()]:
-            if W.dim() == 2 and W.shape[0] > W.shape[1]:
-                W.data = W.data.T.contiguous().T                # (n_in, n_out), columns in runs
+        vocab = [] if self.config.tie_embeddings else [self.W_vocab]    # tied, it lies so already
+        for W in [*self.blocks.parameters(), *vocab]:
+            if W.dim() == 2 and W.numel() > LARGE:
+                W.data = W.data.T.contiguous().T                # (n_in, n_out)
         return self
 
     def new_cache(self, B, room=None):

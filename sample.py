@@ -465,9 +465,9 @@ def main():
             model = GPT.from_pretrained(options.pretrained).to(device).eval()
         else:
             model, tokens = load_run(find_run(options.run), device)
-        model = model.to(getattr(torch, options.dtype)).lay_out_for_writing()
+        model = model.to(getattr(torch, options.dtype)).lay_out()
         if options.compile:
-            model.compile()
+            model.compile(dynamic=True)
 
         import odds         # further down the order
         if options.log_probs is not None:
