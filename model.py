@@ -211,9 +211,9 @@ def row_times_matrix(row, W):
     that memory has, its product of several rows with a matrix each nearly at full speed. So cut W
     into groups of columns, two if their number is even, and call the row several.
     """
-    n_out = W.shape[1]
+    n_in, n_out = W.shape
     n = next((n for n in range(2, 100) if n_out % n == 0), n_out)
-    groups = W.T.unflatten(0, (n, -1))                          # (n, n_out / n, n_in)
+    groups = W.T.view(n, -1, n_in)                              # (n, n_out / n, n_in)
     return torch.bmm(groups, row.T.expand(n, -1, 1)).view(1, n_out)
 
 

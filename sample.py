@@ -465,7 +465,9 @@ def main():
             model = GPT.from_pretrained(options.pretrained).to(device).eval()
         else:
             model, tokens = load_run(find_run(options.run), device)
-        model = model.to(getattr(torch, options.dtype)).lay_out()
+        model = model.to(getattr(torch, options.dtype))
+        if c.samples * len(prompts) <= 1 and device == "cpu":
+            model.lay_out()         # it pays for one text at a time, on a CPU
         if options.compile:
             model.compile(dynamic=True)
 

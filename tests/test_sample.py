@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model
 import odds
 import sample
 from conftest import ROOT, TEXT, one_line, run
@@ -261,19 +262,35 @@ def test_padding_changes_no_logit(arch, kernels):
             torch.testing.assert_close(logits[row, n:], model(ids[row:row + 1, n:])[0])
 
 
+@pytest.mark.parametrize("n_out", [2, 3, 85, 303, 509, 2048])
+def test_row_times_matrix(n_out):
+    """Even, odd and prime numbers of columns, against the product in float64."""
+    torch.manual_seed(1)
+    row, W = torch.randn(1, 300), torch.randn(n_out, 300).T
+    expected = (row.double() @ W.double()).float()
+    torch.testing.assert_close(model.row_times_matrix(row, W), expected, atol=1e-4, rtol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("V", [9, 200])
-def test_the_layout_for_writing_changes_no_logit(arch, V):
-    model = lively(**ARCHS[arch], vocab_size=V)
+@pytest.mark.parametrize("V", [9, 509])
+def test_the_layout_for_writing_changes_no_logit(arch, V, monkeypatch):
+    """Nor any weight; and a single token goes through row_times_matrix, once a large matrix."""
+    gpt = lively(**ARCHS[arch], vocab_size=V, n_embd=160)
     ids = torch.randint(V, (2, 12))
-    before, names = model(ids), {name: W.clone() for name, W in model.named_parameters()}
-    model.lay_out().lay_out_for_writing()
-    torch.testing.assert_close(model(ids), before)
-    for name, W in model.named_parameters():
-        assert torch.equal(W, names[name])
-        if "W_" in name or name == "token_table" and arch == "gpt2":
-            assert W.stride(W.shape.index(max(W.shape))) == 1 or W.shape[0] == W.shape[1], name
+    before, weights = gpt(ids), {name: W.clone() for name, W in gpt.named_parameters()}
+    gpt.lay_out().lay_out()
+    assert all(torch.equal(W, weights[name]) for name, W in gpt.named_parameters())
+    torch.testing.assert_close(gpt(ids), before, atol=1e-3, rtol=0)
+    calls, product = [], model.row_times_matrix
+    monkeypatch.setattr(model, "row_times_matrix",
+                        lambda row, W: calls.append(W.shape) or product(row, W))
+    cache = gpt.new_cache(1)
+    one_by_one = torch.cat([gpt(ids[:1, t:t + 1], cache) for t in range(12)], dim=1)
+    torch.testing.assert_close(one_by_one, before[:1], atol=1e-3, rtol=0)
+    large = [W for name, W in gpt.named_parameters()
+             if W.numel() > model.LARGE and ("W_" in name or arch == "gpt2")]
+    assert len(calls) == 12 * len(large) >= 12 * 6
 
 
 # ------------------------------------------------------------------------------------------
