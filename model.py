@@ -219,10 +219,12 @@ def row_times_matrix(row, W):
 
 def fused_linear(x, W, b=None):
     rows = x.reshape(-1, W.shape[0])                            # (all the leading ones, n_in)
-    if len(rows) == 1 and W.stride(0) == 1 and W.numel() > LARGE and W.dtype == torch.float32:
-        y = row_times_matrix(rows, W) if b is None else row_times_matrix(rows, W) + b
-        return y.view(*x.shape[:-1], W.shape[1])                # (..., n_out)
-    y = rows @ W if b is None else torch.addmm(b, rows, W)      # (all the leading ones, n_out)
+    one = len(rows) == 1 and x.is_cpu and x.dtype == torch.float32
+    if one and W.stride(0) == 1 and W.numel() > LARGE:
+        y = row_times_matrix(rows, W)                           # (1, n_out)
+        y = y if b is None else y + b                           # (1, n_out)
+    else:
+        y = rows @ W if b is None else torch.addmm(b, rows, W)  # (all the leading ones, n_out)
     return y.view(*x.shape[:-1], W.shape[1])                    # (..., n_out)
 
 

@@ -26,7 +26,6 @@ al., 2024).
 """
 import codecs
 import contextlib
-import json
 import math
 import sys
 from dataclasses import dataclass, replace
@@ -37,78 +36,10 @@ from pathlib import Path
 
 import torch
 
-import tokenizer
+from checkpoint import (RUNS, find_run, load_checkpoint,    # noqa: F401, for the later chapters
+                        load_run, pick_device, read_config)
 from data import Parser, add_flags, chosen, clear_errors
-from model import GPT, GPTConfig
-
-RUNS = Path("runs")     # train.py keeps its runs here, one folder each
-
-# ------------------------------------------------------------------------------------------
-# A run on disk: config.json, tokenizer.json, and checkpoints best.pt and last.pt.
-
-
-def find_run(name=None):
-    """The folder of a run: from its path, its name in runs/, or, given neither, the newest."""
-    if name:
-        for folder in (Path(name), RUNS / name):
-            if folder.is_dir():
-                return folder
-        raise ValueError(f"there is no run {name}")
-    checkpoints = sorted(RUNS.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise ValueError(f"there is no trained model in {RUNS}/ yet; python train.py makes one")
-    return checkpoints[-1].parent
-
-
-def load_checkpoint(path):
-    """The content of a checkpoint, on the CPU. weights_only: it can hold data, never code."""
-    if not path.exists():
-        raise ValueError(f"there is no checkpoint {path}: the run stopped before its first one")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: checkpoint[key] for key in ("model_config", "model")} | checkpoint
-    except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        instead = "; without it, last.pt is used" if path.name == "best.pt" else ""
-        raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}){instead}") from None
-
-
-def read_config(folder):
-    """The settings of a run: a dict of dicts, data, model, train and corpus."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return {part: config[part] for part in ("data", "model", "train", "corpus")}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} does not hold the settings of a run ({error})") from None
-
-
-def load_run(folder, device="cpu"):
-    """The best model of a run (the last, if it has no best yet) and its tokenizer."""
-    best, last = folder / "best.pt", folder / "last.pt"
-    checkpoint = load_checkpoint(best if best.exists() else last)
-    tokens = tokenizer.load(folder / "tokenizer.json")
-    try:
-        model = GPT(GPTConfig(**checkpoint["model_config"]))
-        model.load_state_dict(checkpoint["model"])
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint in {folder} does not fit this model.py "
-                         f"({str(error).splitlines()[0][:80]})") from None
-    return model.to(device).eval(), tokens
-
-
-def pick_device(name):
-    """auto takes the best there is: an NVIDIA GPU, an Apple GPU, the CPU."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-             "cpu": True}
-    if name == "auto":
-        return next(device for device in there if there[device])
-    if name.split(":")[0] not in there:
-        raise ValueError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
-    if not there[name.split(":")[0]]:
-        raise ValueError(f"this PyTorch sees no {name} device; --device auto takes what there is")
-    return name
-
+from model import GPT
 
 # ------------------------------------------------------------------------------------------
 # The strategies. Each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
@@ -372,7 +303,7 @@ def write(model, tokens, prompts, c, stops=(), cached=True):
     L = model.config.context_length
     if max(map(len, ids)) + c.tokens > L:
         say_once(f"the model sees {L} tokens at once; of a longer text it reads only the end, "
-                 f"the last {L // 2 + 1} to {L}")
+                 f"the last {L - L // 2 + 1} to {L}")
     headers = [f"--- seed {c.seed + row}\n" if len(ids) > 1 else "" for row in range(len(ids))]
     waiting = list(map(add, headers, prompts))
     writers, row = [Writer(tokens, stops) for _ in ids], 0      # row: the one that is shown
@@ -409,6 +340,8 @@ def converse(write_from):
             write_from(i, input("> "))
         except KeyboardInterrupt:
             print()
+        except ValueError as error:     # half a character, say
+            print(f"sample.py: {error}", file=sys.stderr)
         except EOFError:
             return print()
 

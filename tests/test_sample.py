@@ -71,6 +71,12 @@ def test_the_repetition_penalty_by_hand():
     assert found.tolist() == [[1.0, -4.0, 4.0, 0.0], [2.0, -2.0, 2.0, 0.0]]
 
 
+def test_the_penalty_sees_the_prompt_and_what_was_written():
+    pick = picker(SampleConfig(temperature=0.0, repetition_penalty=10.0), [[0], [3]])
+    logits = torch.tensor([[4.0, 3.0, 2.0, 1.0]] * 2)
+    assert [pick(logits).tolist() for _ in range(3)] == [[1, 0], [2, 1], [3, 2]]
+
+
 def test_strategies_compose_in_order():
     """By hand: a penalty of 2 takes ln 4 to ln 2, temperature 0.5 squares, top-k leaves two."""
     c = SampleConfig(repetition_penalty=2.0, temperature=0.5, top_k=2, top_p=0.99, min_p=0.001)
@@ -141,11 +147,15 @@ def test_50_000_draws_follow_the_distribution(c):
     assert ((counts - expected) ** 2 / expected)[p > 0].sum() < 24.3
 
 
-def test_what_is_excluded_is_never_drawn():
-    """A token without probability is never drawn, not even at the ends or between others."""
+def test_what_is_excluded_is_never_drawn(monkeypatch):
+    """Not even at the least and the greatest place that a generator gives."""
     logits = torch.tensor([[-INF, 0.0, -INF, 1.0, -INF]])
     drawn = draw(logits.expand(2000, 5), [torch.Generator().manual_seed(1)] * 2000)
     assert set(drawn.tolist()) == {1, 3}
+    for place, token in ((0.0, 1), (1 - 2 ** -53, 3)):
+        monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.tensor([place],
+                                                                             dtype=torch.float64))
+        assert draw(logits, [None]).tolist() == [token]
 
 
 def test_greedy_takes_the_likeliest_and_temperature_nears_it():
