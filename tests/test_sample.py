@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 import model
 import odds
 import sample
-from conftest import ROOT, TEXT, one_line, run
+from conftest import ROOT, one_line
 from model import ARCHS, GPT, GPTConfig
 from sample import (SampleConfig, Writer, draw, generate, generate_batch, greedy, min_p, picker,
                     repetition_penalty, stream, temperature, top_k, top_p)
@@ -410,14 +409,13 @@ def says(capsys, monkeypatch, trained):
     return says
 
 
-def test_the_same_seed_writes_the_same_text(says, trained):
+def test_the_same_seed_writes_the_same_text(says):
     """Cached or not, alone or in a batch."""
     ask = ["first", "--tokens", 40, "--prompt", "10 green", "--seed"]
     first, again, other = (says(*ask, seed).out for seed in (7, 7, 8))
     assert first == again != other and first.startswith("10 green") and len(first) == 49
     assert says(*ask, 7, "--no-cache").out == first
     assert says(*ask, 7, "--samples", 2).out == f"--- seed 7\n{first}--- seed 8\n{other}"
-    assert run("sample.py", *ask, 7, cwd=trained)[0] == first
 
 
 def test_prompts_in_a_batch_each_give_their_own_text(says, trained):
@@ -460,7 +458,7 @@ def test_explain_shows_each_strategy(says, trained):
 
 
 def test_the_picture(says, trained):
-    assert "drew sampling.png" in says("--plot").out
+    assert "drew sampling.png" in says("--plot", "--top-k", 2).out
     assert (trained / "sampling.png").read_bytes().startswith(b"\x89PNG")
 
 
