@@ -427,6 +427,20 @@ def test_prompts_in_a_batch_each_give_their_own_text(says, trained):
     assert "s" not in stdout.replace("seed", "")
 
 
+def test_writing_ends_when_every_text_has_come_to_a_stop(says, monkeypatch):
+    steps, every = [], generate_batch
+    monkeypatch.setattr(sample, "generate_batch", lambda *arguments: (
+        steps.append(step) or step for step in every(*arguments)))
+    stops = [part for letter in "aeghinlo 1" for part in ("--stop", letter)]
+    says("--samples", 2, "--tokens", 300, *stops)
+    assert 1 <= len(steps) < 200
+
+
+def test_an_empty_prompt_starts_from_the_separator(trained):
+    _, tokens = sample.load_run(trained / "runs/first")
+    assert sample.read_prompt(tokens, "") == tokens.separator == tokens.encode("\n\n")
+
+
 def test_greedy_and_zero_temperature_agree(says):
     stdout, stderr = says("--tokens", 40, "--greedy", "--seed", 3)
     assert stdout == says("--tokens", 40, "--temperature", 0).out
