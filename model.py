@@ -405,7 +405,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         p = self.config.dropout * self.training                 # 0 unless we are training
-        y = self.ops.attention(q, k, v, mask, p)                # (B, H, T, D)
+        y = self.ops.attention(q, k, v, mask=mask, p=p)         # (B, H, T, D)
         y = y.transpose(1, 2).reshape(x.shape)                  # (B, T, C), heads side by side
         y = self.ops.linear(y, self.W_out, self.b_out)          # (B, T, C)
         return self.ops.dropout(y, p)                           # (B, T, C)
