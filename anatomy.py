@@ -19,9 +19,9 @@ import math
 
 import torch
 
-from data import Parser, add_flags, chosen, clear_errors
+from checkpoint import find_run, load_run
+from cli import Parser, add_flags, chosen, clear_errors
 from model import ARCHS, SHAPES, GPT, GPTConfig, attention_weights
-from sample import find_run, load_run
 
 # ------------------------------------------------------------------------------------------
 # The formulas. tests/test_anatomy.py holds each against the real thing.

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import Parser, clear_errors
+from cli import Parser, clear_errors
 
 # ------------------------------------------------------------------------------------------
 # Add up. Of each token a model was asked for, eval.py's judge() knows four numbers: the surprise in

@@ -13,27 +13,12 @@ wants to know:
 
     python train.py --plot nano shallow                     # several runs over each other
     python train.py --plot nano shallow --against seconds
-
-Everything a run keeps is written aside and renamed (write_aside), so that a crash leaves the old
-file or the new one, never half of one.
 """
 import json
-import os
 
 import numpy as np
 
-
-def write_aside(path, write):
-    """Call write on a temporary path beside path, make sure it is on the disk, and rename it."""
-    aside = path.with_name(f"{path.name}.unfinished")
-    try:
-        write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
-        aside.unlink(missing_ok=True)
-        raise OSError(f"could not write {path} ({error}); what was there is untouched") from None
+from checkpoint import write_aside
 
 
 def read_metrics(folder):

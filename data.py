@@ -44,8 +44,8 @@ import ingest
 import overlap
 import pile
 import tokenizer
-from batches import draw, epoch_order, every_window, prefetch, windows_per_epoch    # noqa: F401
-from cli import Parser, add_flags, chosen, clear_errors                             # noqa: F401
+from batches import draw
+from cli import Parser, add_flags, chosen, clear_errors
 from pile import MEGABYTE, progress, read
 
 CORPORA = Path("corpora")       # prepared corpora are kept here, one folder each

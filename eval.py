@@ -33,12 +33,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from batches import draw, every_window, windows_per_epoch
 from bootstrap import add_up, draw_pictures, figures, interval, resample, stretches
-from data import (DataConfig, Parser, clear_errors, corpus_hash, draw, every_window, load_corpus,
-                  read_text, reopen, windows_per_epoch)
+from checkpoint import find_run, load_run, pick_device, read_config
+from cli import Parser, clear_errors
+from data import DataConfig, corpus_hash, load_corpus, read_text, reopen
 from memorised import describe, report, split_text, suffix_array
 from ngram import MAX_ORDER, NGram
-from sample import find_run, generate, load_run, pick_device, read_config
+from sample import generate
 
 # ------------------------------------------------------------------------------------------
 # Judge: four numbers for each token that was asked for.

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from checkpoint import RUNS, read_config
+from cli import Parser, clear_errors
 from curves import draw_curves, read_metrics
-from data import Parser, clear_errors
-from sample import RUNS, read_config
 
 RUNGS = (       # what changes, why, and the flags that change it
     ("gpt2", "as in 2019", "--arch gpt2 --optimizer adamw --decay cosine --learning-rate 1e-3"

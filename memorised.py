@@ -22,8 +22,8 @@ from bisect import bisect_left
 import numpy as np
 from tqdm import tqdm
 
-from data import (DataConfig, Parser, add_flags, chosen, clear_errors, load_corpus, prepare,
-                  read_text)
+from cli import Parser, add_flags, chosen, clear_errors
+from data import DataConfig, load_corpus, prepare, read_text
 
 MOST = 20_000_000       # bytes of the training text that are searched; each takes some 60 of memory
 

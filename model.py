@@ -220,19 +220,42 @@ def attention(q, k, v, mask=None, p=0.0):
 # above do in several. tests/test_model.py proves each pair equal, in value and in gradient.
 
 
+LARGE = 2 ** 16     # numbers in a matrix; to read a smaller one takes no time
+
+
+def row_times_matrix(row, W):
+    """row (1, n_in) @ W, for a large W that lies in memory column after column: see GPT.lay_out.
+
+    The work is to read W once. MKL's product of a row and a matrix does so at a third of the speed
+    that memory has, its product of several rows with a matrix each nearly at full speed. So cut W
+    into groups of columns, two if their number is even, and call the row several.
+    """
+    n_in, n_out = W.shape
+    n = next((n for n in range(2, 100) if n_out % n == 0), n_out)
+    groups = W.T.view(n, -1, n_in)                              # (n, n_out / n, n_in)
+    return torch.bmm(groups, row.T.expand(n, -1, 1)).view(1, n_out)
+
+
 def fused_linear(x, W, b=None):
     rows = x.reshape(-1, W.shape[0])                            # (all the leading ones, n_in)
-    y = rows @ W if b is None else torch.addmm(b, rows, W)      # (all the leading ones, n_out)
+    one = len(rows) == 1 and x.is_cpu and x.dtype == torch.float32
+    if one and W.stride(0) == 1 and W.numel() > LARGE:
+        y = row_times_matrix(rows, W)                           # (1, n_out)
+        y = y if b is None else y + b                           # (1, n_out)
+    else:
+        y = rows @ W if b is None else torch.addmm(b, rows, W)  # (all the leading ones, n_out)
     return y.view(*x.shape[:-1], W.shape[1])                    # (..., n_out)
 
 
 def fused_attention(q, k, v, mask=None, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
-    causal = mask is None and T == S        # it has a kernel of its own for this mask
-    if mask is None and 1 < T < S:          # a single last place may look at all the others
+    grouped = q.shape[:-2] != k.shape[:-2]
+    if mask is None and T == S:             # it has a kernel of its own for this mask
+        return F.scaled_dot_product_attention(                  # (..., H, T, D)
+            q, k, v, None, p, is_causal=True, enable_gqa=grouped)
+    if mask is None and T > 1:              # a single last place may look at all the others
         mask = causal_mask(T, S, q.device)                      # (T, S)
-    return F.scaled_dot_product_attention(                      # (..., H, T, D)
-        q, k, v, mask, p, is_causal=causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
+    return F.scaled_dot_product_attention(q, k, v, mask, p, enable_gqa=grouped)     # the same
 
 
 RAW = SimpleNamespace(
@@ -400,12 +423,12 @@ class Attention(nn.Module):
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def forward(self, x, rotation=None, cache=None, layer=0):
+    def forward(self, x, rotation=None, cache=None, layer=0, mask=None):
         q, k, v = self.qkv(x, rotation)                         # (B, H, T, D), 2 x (B, G, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         p = self.config.dropout * self.training                 # 0 unless we are training
-        y = self.ops.attention(q, k, v, p=p)                    # (B, H, T, D)
+        y = self.ops.attention(q, k, v, mask=mask, p=p)         # (B, H, T, D)
         y = y.transpose(1, 2).reshape(x.shape)                  # (B, T, C), heads side by side
         y = self.ops.linear(y, self.W_out, self.b_out)          # (B, T, C)
         return self.ops.dropout(y, p)                           # (B, T, C)
@@ -439,8 +462,8 @@ class Block(nn.Module):
         self.norm1, self.attention = Norm(config), Attention(config)
         self.norm2, self.mlp = Norm(config), MLP(config)
 
-    def forward(self, x, rotation=None, cache=None, layer=0):
-        x = x + self.attention(self.norm1(x), rotation, cache, layer)   # (B, T, C)
+    def forward(self, x, rotation=None, cache=None, layer=0, mask=None):
+        x = x + self.attention(self.norm1(x), rotation, cache, layer, mask)     # (B, T, C)
         x = x + self.mlp(self.norm2(x))                         # (B, T, C)
         return x
 
@@ -451,7 +474,9 @@ class GPT(nn.Module):
     With tie_embeddings, the table that turns an id into a vector also scores the vectors at the
     end: a token that would fit next is one whose own vector points the same way.
     Given a cache, ids are only what comes after the tokens that went through it before. With
-    last_only, logits are (B, 1, V): the writer needs no others.
+    last_only, logits are (B, 1, V): the writer needs no others. pad (B,) is for texts of unequal
+    length, made equal by padding at their left: how many of the places of each are none of it.
+    Nothing looks at those, and a text's places are counted from its own first token.
     """
 
     def __init__(self, config):
@@ -471,51 +496,72 @@ class GPT(nn.Module):
         if not config.tie_embeddings:
             self.W_vocab = weight(C, V)                         # (C, V)
 
-    def forward(self, ids, cache=None, last_only=False):
+    def forward(self, ids, cache=None, last_only=False, pad=None):
         start = 0 if cache is None else cache.length
         stop = start + ids.shape[1]
         room = self.config.context_length if cache is None else cache.room
         if stop > room:
             raise ValueError(f"{stop} tokens do not fit a context of {room}")
+        places, mask, real = slice(start, stop), None, None
+        if pad is not None:
+            column = torch.arange(stop, device=ids.device)      # (S,)
+            places = (column[start:] - pad[:, None]).clamp(min=0)       # (B, T)
+            mask = causal_mask(ids.shape[1], stop, ids.device)          # (T, S)
+            mask = mask & (column >= pad[:, None, None, None])  # (B, 1, T, S)
+            real = column[start:] >= pad[:, None]               # (B, T) of booleans
         x = self.ops.embedding(ids, self.token_table)           # (B, T, C)
         if self.config.ngram > 1:
-            x = x + self.embed_ngrams(ids, cache)               # (B, T, C)
+            x = x + self.embed_ngrams(ids, cache, real)         # (B, T, C)
         rotation = None
         if self.config.position == "learned":
-            x = x + self.position_table[start:stop]             # (B, T, C)
+            x = x + self.position_table[places]                 # (B, T, C)
         else:
-            rotation = self.rotation[:, start:stop]             # (2, T, 1, D)
+            rotation = self.rotation[:, places]                 # (2, T, 1, D) or (2, B, T, 1, D)
         x = self.ops.dropout(x, self.config.dropout * self.training)
         for layer, block in enumerate(self.blocks):
             if self.config.activation_checkpointing and self.training and cache is None:
                 # Keep no more than x, and run the block again when backward comes to it (Chen
                 # et al., 2016): a third more work. It draws the same dropout the second time.
-                x = checkpoint(block, x, rotation, use_reentrant=False)     # (B, T, C)
+                x = checkpoint(block, x, rotation, None, layer, mask, use_reentrant=False)
             else:
-                x = block(x, rotation, cache, layer)            # (B, T, C)
+                x = block(x, rotation, cache, layer, mask)      # (B, T, C)
         if cache is not None:
             cache.length = stop
         x = self.norm(x[:, -1:] if last_only else x)            # (B, T or 1, C)
         W = self.token_table.T if self.config.tie_embeddings else self.W_vocab      # (C, V)
         return self.ops.linear(x, W)                            # (B, T or 1, V)
 
-    def embed_ngrams(self, ids, cache=None):
+    def embed_ngrams(self, ids, cache=None, real=None):
         """What the last 2, 3 ... ngram tokens mean together: (B, T, C), summed over the lengths.
 
         Which letters follow "th" is then looked up, not worked out, and the blocks are free for
         what cannot be: the idea of hashed n-gram embeddings (Over-Tokenized Transformer; Huang
         et al., 2025). Before the text begins there is nothing: id 0, the others count from 1.
+        real (B, T) is False where ids are padding: nothing, too.
         """
         n, rows = self.config.ngram, self.config.ngram_rows
         before = ids.new_zeros(len(ids), n - 1)                 # (B, n - 1)
         if cache is not None and cache.last_ids is not None:
             before = cache.last_ids                             # (B, n - 1)
-        ids = torch.cat([before, ids + 1], dim=1)               # (B, n - 1 + T)
+        ids = ids + 1 if real is None else (ids + 1) * real     # (B, T)
+        ids = torch.cat([before, ids], dim=1)                   # (B, n - 1 + T)
         if cache is not None:
             cache.last_ids = ids[:, -(n - 1):]
         at = torch.stack([(k - 2) * rows + ngram_rows(ids[:, n - k:], k, rows)
                           for k in range(2, n + 1)], dim=-1)    # (B, T, n - 1)
         return self.ops.embedding(at, self.ngram_tables).sum(dim=-2)    # (B, T, C)
+
+    def lay_out(self):
+        """Store the large matrices column after column, as row_times_matrix() wants them.
+
+        For writing a single text: that reads every weight once a token, one row at a time. No
+        shape and no value changes, only where in memory the numbers lie. Returns the model.
+        """
+        vocab = [] if self.config.tie_embeddings else [self.W_vocab]    # tied, it lies so already
+        for W in [*self.blocks.parameters(), *vocab]:
+            if W.dim() == 2 and W.numel() > LARGE:
+                W.data = W.data.T.contiguous().T                # (n_in, n_out)
+        return self
 
     def new_cache(self, B, room=None):
         """An empty cache for B texts of up to `room` tokens, context_length unless given."""

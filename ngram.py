@@ -38,7 +38,8 @@ from types import SimpleNamespace
 import numpy as np
 from tqdm import tqdm
 
-from data import DataConfig, Parser, add_flags, chosen, clear_errors, load_corpus, prepare
+from cli import Parser, add_flags, chosen, clear_errors
+from data import DataConfig, load_corpus, prepare
 
 MAX_ORDER = 6
 

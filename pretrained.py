@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from data import Parser, clear_errors
+from cli import Parser, clear_errors
 from model import ARCHS, GPT, GPTConfig
 from tokenizer import EOT, BPETokenizer, unspell
 

@@ -38,15 +38,16 @@ import torch
 from tqdm import tqdm
 
 from anatomy import flops_per_token, memory, parameters, peak_flops
-from curves import (AXES, cut_metrics, draw_curves, race, read_metrics, verdict,
-                    write_aside)
-from data import (DataConfig, Parser, add_flags, chosen, clear_errors, corpus_hash, draw,
-                  every_window, load_corpus, prefetch, prepare, reopen, windows_per_epoch)
+from batches import draw, every_window, prefetch, windows_per_epoch
+from checkpoint import (RUNS, find_run, load_checkpoint, load_run, pick_device, read_config,
+                        write_aside)
+from cli import Parser, add_flags, chosen, clear_errors
+from curves import AXES, cut_metrics, draw_curves, race, read_metrics, verdict
+from data import DataConfig, corpus_hash, load_corpus, prepare, reopen
 from model import ARCHS, GPT, SHAPES, GPTConfig, score
 from parallel import (end, gather_states, join, leave, one_for_all, scatter_states, send_gradients,
                       spread, tell_all, total)
-from sample import (RUNS, find_run, generate, load_checkpoint, load_run, pick_device, read_config,
-                    stream, temperature)
+from sample import SampleConfig, generate, picker, stream
 
 CHOICES = {"optimizer": ("muon", "adamw"), "decay": ("linear", "cosine"),
            "dtype": ("float32", "bfloat16", "float16"), "parallel": ("ddp", "fsdp")}
@@ -392,12 +393,11 @@ def validate(model, batches, p):
     return {"val_loss": nats / count, "val_accuracy": correct / count}
 
 
-def write_text(model, tokens, n_tokens, device, seed):
-    """Let the model write, from an empty page, onto the screen."""
-    generator = torch.Generator(device).manual_seed(seed)
-    ids = generate(model, tokens.separator or [0], n_tokens,
-                   lambda logits: temperature(logits, 0.8, generator))
-    return stream(tokens, ids)
+def write_text(model, tokens, n_tokens, seed):
+    """What the model writes from an empty page, as it comes."""
+    start = tokens.separator or [0]
+    pick = picker(SampleConfig(seed=seed), [start])
+    return stream(tokens, generate(model, start, n_tokens, pick))
 
 
 def main():
@@ -547,7 +547,7 @@ def main():
                         writer = GPT(model.config)
                         writer.load_state_dict(weights)
                         tqdm.write("".join(write_text(writer.eval(), corpus.tokenizer, c.write,
-                                                      "cpu", c.seed)))
+                                                      c.seed)))
                 saved_step, saved_at = done, time.monotonic()
             if stopping and done < c.steps:
                 bar.close()
@@ -572,7 +572,7 @@ def main():
         model, tokens = load_run(folder, device)
         counts = corpus.meta["train"]
         n_tokens = max(1, 300 * counts["tokens"] // counts["characters"])       # 300 characters
-        for text in write_text(model, tokens, n_tokens, device, c.seed):
+        for text in write_text(model, tokens, n_tokens, c.seed):
             print(text, end="", flush=True)
     same = "" if options.resume else " " + shlex.join(sys.argv[1:])
     print(f"""

@@ -20,7 +20,6 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 from anatomy import flops_per_token
 from model import ARCHS, SHAPES, GPT, GPTConfig
-from sample import generate, greedy
 
 try:
     import transformers
@@ -101,35 +100,6 @@ def bench_train():
                 ids.numel(), "tokens/s")
 
 
-@torch.no_grad()
-def bench_generate():
-    shape = dict(n_layer=6, n_head=6, n_embd=384, context_length=256, vocab_size=84)
-    prompt, n = [1, 2, 3, 4, 5, 6, 7, 8], 128
-
-    def uncached(model):
-        text = torch.tensor([prompt])
-        for _ in range(n):
-            text = torch.cat([text, model(text)[:, -1:].argmax(-1)], dim=1)
-        return text[0, len(prompt):].tolist()
-
-    contestants = {}
-    for arch in ARCHS:
-        model = GPT(GPTConfig(**ARCHS[arch] | shape)).eval()
-        cached = lambda model=model: list(generate(model, prompt, n, greedy))
-        assert cached() == uncached(model)
-        contestants[f"ours, {arch}, cached"] = cached
-        contestants[f"ours, {arch}, uncached"] = lambda model=model: uncached(model)
-    if transformers:
-        other = theirs(GPTConfig(**ARCHS["gpt2"] | shape)).eval()
-        other.config.use_cache = other.generation_config.use_cache = True
-        ids = torch.tensor([prompt])
-        contestants["transformers, generate()"] = lambda: other.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n,
-            do_sample=False, pad_token_id=0)
-    compare("writing 128 tokens, 6 layers, 6 heads, 384 wide, context 256", contestants, n,
-            "tokens/s", rounds=5)
-
-
 def bench_memory():
     from test_model import saved_for_backward
     print("\nkept for backward, the shape of baby, 2 x 256 tokens")
@@ -185,8 +155,7 @@ def bench_cuda():
 
 def main():
     parser = argparse.ArgumentParser(description="Measure model.py's speed and memory.")
-    benches = {"train": bench_train, "generate": bench_generate, "memory": bench_memory,
-               "cuda": bench_cuda}
+    benches = {"train": bench_train, "memory": bench_memory, "cuda": bench_cuda}
     parser.add_argument("which", nargs="*", metavar="WHICH", help=f"{', '.join(benches)}; all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 
 import eval as evaluation
+from batches import draw
+from checkpoint import load_run
 from conftest import TEXT, one_line
-from data import DataConfig, corpus_hash, draw, load_corpus, prepare
+from data import DataConfig, corpus_hash, load_corpus, prepare
 from model import GPT, GPTConfig
 from ngram import NGram
-from sample import load_run
 
 
 def ask(*arguments, cwd):

@@ -6,8 +6,8 @@ import pytest
 
 import ladder
 import train
-from conftest import SMALL, run
-from data import chosen
+from cli import chosen
+from conftest import SMALL, one_line
 from model import ARCHS, GPTConfig
 from train import TrainConfig
 
@@ -35,7 +35,6 @@ def test_from_gpt2_to_the_default(monkeypatch):
 
 
 def test_the_flags_that_are_its_own(tmp_path):
-    from conftest import one_line
     assert "--run is for the ladder to say" in one_line("ladder.py", "--run", "x", cwd=tmp_path)
 
 

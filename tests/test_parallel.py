@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import ROOT, SMALL, run
-from test_train import metrics, weights
+from test_train import metrics
 
 STEPS = ["--steps", 20, "--batch-size", 8]
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from batches import draw
 from conftest import one_line, run
-from data import draw
 from model import GPT, GPTConfig
 from sample import generate, greedy
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 import train
+from batches import draw, every_window
 from conftest import ROOT, SMALL, inside, one_line, run
-from data import draw, every_window, load_corpus
+from data import load_corpus
 from model import ARCHS, SHAPES, GPT, GPTConfig, score
 from train import TrainConfig, learning_rate, make_optimizers
 
