@@ -254,8 +254,6 @@ def resume_run(options, world):
                 "from here on, the curve is not the one it would have been"))
     check_parts(TrainConfig(**config["train"]), world)
     if options.data:
-        if corpus_hash(load_corpus(options.data)) != config["corpus"]["sha256"]:
-            raise ValueError(f"{options.data} is not the corpus that {folder} was started on")
         config["corpus"]["folder"] = options.data
     reopen(config["corpus"], config["data"])
     saved = load_checkpoint(folder / "last.pt")

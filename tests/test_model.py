@@ -239,7 +239,7 @@ def test_parameter_count():
     gpt = GPT(GPTConfig(vocab_size=V, context_length=T, n_layer=L, n_embd=C, **ARCHS["gpt2"]))
     assert gpt.n_parameters() == V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
     gpt = GPT(GPTConfig(vocab_size=V, context_length=T, n_layer=L, n_embd=C))
-    assert gpt.n_parameters() == 2 * V * C + L * (12 * C * C + 2 * C) + C
+    assert gpt.n_parameters() == 2 * V * C + 3 * 8192 * C + L * (12 * C * C + 2 * C) + C
 
 
 def test_switches_change_what_they_say():

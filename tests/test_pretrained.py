@@ -162,7 +162,7 @@ def test_llama_through_the_modern_switches(kv_heads):
         vocab_size=60, hidden_size=C, intermediate_size=F, num_hidden_layers=L,
         num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=24,
         rms_norm_eps=1e-5, tie_word_embeddings=False)))
-    ours = GPT(GPTConfig(vocab_size=60, context_length=24, n_layer=L, n_head=4, n_embd=C,
+    ours = GPT(GPTConfig(vocab_size=60, context_length=24, n_layer=L, n_head=4, n_embd=C, ngram=1,
                          n_kv_head=kv_heads, mlp="swiglu", mlp_width=F, qk_norm=False)).eval()
     w = dict(theirs.named_parameters())
     beside = lambda i, *names: torch.cat([w[f"model.layers.{i}.{n}.weight"].T for n in names], 1)

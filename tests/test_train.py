@@ -69,6 +69,8 @@ def test_best_is_kept_when_the_model_gets_worse(tmp_path):
     seen = {m["step"]: m["val_loss"] for m in metrics(folder) if "val_loss" in m}
     best = torch.load(folder / "best.pt", weights_only=True)
     assert best["val_loss"] == min(seen.values()) == seen[best["step"]] and best["step"] < 60
+    last = torch.load(folder / "last.pt", weights_only=True)
+    assert last["best"] == best["val_loss"] and last["step"] == 60
 
 
 def test_a_taken_name_is_numbered_or_refused(trained, tmp_path):
@@ -244,9 +246,10 @@ def test_half_precision_learns_nearly_the_same(dtype, rel, trained, tmp_path, mo
         device, init_scale=2.0 ** 8, enabled=enabled))
     inside("train.py", *flags, "--run", "full", cwd=tmp_path)
     inside("train.py", *flags, "--run", "half", "--dtype", dtype, cwd=tmp_path)
-    full, half = ([m["train_loss"] for m in metrics(tmp_path / "runs" / name)]
-                  for name in ("full", "half"))
-    assert half != full and half == pytest.approx(full, rel=rel)
+    for key, rel in (("train_loss", rel), ("grad_norm", 5 * rel)):
+        full, half = ([m[key] for m in metrics(tmp_path / "runs" / name)]
+                      for name in ("full", "half"))
+        assert half != full and half == pytest.approx(full, rel=rel), key
     assert all(w.dtype == torch.float32 for w in weights(tmp_path / "runs/half").values())
 
 
