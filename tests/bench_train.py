@@ -37,7 +37,7 @@ def main():
         text = ["--source", options.source, "--eval-tokens", 0]
         train("--preset", "baseline", "--run", "baseline", *text, "--eval-every", 200,
               "--steps", int(2000 * options.share))
-        train("--run", "default", *text, "--eval-every", 10, "--steps", int(1000 * options.share))
+        train("--run", "default", *text, "--eval-every", 20, "--steps", int(1000 * options.share))
         train("--plot", "baseline", "default", "--against", "seconds")
         looks = {name: [m for m in map(json.loads, open(folder / "runs" / name / "metrics.jsonl"))
                         if "val_loss" in m] for name in ("baseline", "default")}
