@@ -15,6 +15,7 @@ wants to know:
     python train.py --plot nano shallow --against seconds
 """
 import json
+import textwrap
 
 import numpy as np
 
@@ -40,16 +41,20 @@ def cut_metrics(folder, step):
     write_aside(folder / "metrics.jsonl", lambda path: path.write_text("".join(lines[:step])))
 
 
-def differences(folders):
-    """A label for each run: its name, and the settings in which not all of them agree."""
+def differences(folders, width=70):
+    """A label for each run: its name, and the settings, those that fit, in which they differ."""
     flat = []
     for folder in folders:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         flat.append({name: value for part in ("data", "model", "train")
                      for name, value in config[part].items()})
     differ = [name for name in flat[0] if any(f.get(name) != flat[0][name] for f in flat)]
-    return [": ".join([folder.name] + [", ".join(f"{name} {f.get(name)}" for name in differ)] *
-                      bool(differ)) for folder, f in zip(folders, flat)]
+    labels = []
+    for folder, settings in zip(folders, flat):
+        label = ", ".join(f"{name} {settings.get(name)}" for name in differ)
+        label = textwrap.shorten(f"{folder.name}: {label}", width, placeholder=" ...")
+        labels.append(label.rstrip(": "))
+    return labels
 
 
 # ------------------------------------------------------------------------------------------
