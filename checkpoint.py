@@ -41,7 +41,7 @@ def find_run(name=None):
     """The folder of a run: from its path, its name in runs/, or, given neither, the newest."""
     if name:
         for folder in (Path(name), RUNS / name):
-            if folder.is_dir():
+            if (folder / "config.json").is_file():
                 return folder
         raise ValueError(f"there is no run {name}")
     checkpoints = sorted(RUNS.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
@@ -59,7 +59,7 @@ def load_checkpoint(path):
         return {key: checkpoint[key] for key in ("model_config", "model")} | checkpoint
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        instead = "; without it, last.pt is used" if path.name == "best.pt" else ""
+        instead = "; delete it, and last.pt is used" if path.name == "best.pt" else ""
         raise ValueError(f"{path} is not a whole checkpoint ({reason[:80]}){instead}") from None
 
 

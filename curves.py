@@ -19,15 +19,15 @@ import textwrap
 
 import numpy as np
 
-from checkpoint import write_aside
+from checkpoint import read_config, write_aside
 
 
 def read_metrics(folder):
     """The lines of metrics.jsonl, one dict for each step."""
     path = folder / "metrics.jsonl"
     with open(path, encoding="utf-8") as file:
-        try:
-            measured = [json.loads(line) for line in file]
+        try:        # a line without its end is one that a crash cut short
+            measured = [json.loads(line) for line in file if line.endswith("\n")]
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is damaged ({error})") from None
     if not measured:
@@ -37,15 +37,15 @@ def read_metrics(folder):
 
 def cut_metrics(folder, step):
     """Forget what was measured after step, which will be measured again."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    write_aside(folder / "metrics.jsonl", lambda path: path.write_text("".join(lines[:step])))
+    kept = "".join(json.dumps(m) + "\n" for m in read_metrics(folder) if m["step"] <= step)
+    write_aside(folder / "metrics.jsonl", lambda path: path.write_text(kept, encoding="utf-8"))
 
 
 def differences(folders, width=70):
     """A label for each run: its name, and the settings, those that fit, in which they differ."""
     flat = []
     for folder in folders:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         flat.append({name: value for part in ("data", "model", "train")
                      for name, value in config[part].items()})
     differ = [name for name in flat[0] if any(f.get(name) != flat[0][name] for f in flat)]
@@ -134,8 +134,9 @@ def draw_curves(folders, path, against="steps", labels=None):
 def race(folders):
     """A loss that all of these runs reached, and the first look, a dict, at which each had."""
     looks = [[m for m in read_metrics(folder) if "val_loss" in m] for folder in folders]
-    if not all(looks):
-        raise ValueError("one of these runs has not looked at its validation split yet")
+    for folder, run in zip(folders, looks):
+        if not run:
+            raise ValueError(f"{folder} has not looked at its validation split yet")
     goal = max(min(m["val_loss"] for m in run) for run in looks)
     return goal, [next(m for m in run if m["val_loss"] <= goal) for run in looks]
 
@@ -152,7 +153,7 @@ def verdict(measured):
         return None
     best, last, before = min(looks, key=lambda m: m["val_loss"]), looks[-1], looks[-2]
 
-    def train_loss(look):       # the mean batch since the look before, or the steps around
+    def train_loss(look):       # the mean of the last tenth of the steps up to it
         near = [m["train_loss"] for m in measured
                 if 0 <= look["step"] - m["step"] < max(1, look["step"] // 10)]
         return sum(near) / len(near)

@@ -2,23 +2,26 @@
 Parallel: many processes, one model, the same curve.
 
 Every process draws its own part of the batch and works out its own gradients; before the step
-they add them up, so that all take the same step and nobody could tell how many they were. Two
-ways to hold the model:
+they take the mean of them, so that all take the same step and nobody could tell how many they
+were. Two ways to hold the model:
 
     ddp     data parallel: each process has all of it. Simple, and fast while it fits.
     fsdp    fully sharded: each keeps one slice of every weight, gradient and optimiser state, and
             gathers a block's weights only while it computes that block. For models that outgrow
             one device.
 
-    torchrun --standalone --nproc_per_node 2 train.py                      # one machine
-    torchrun --standalone --nproc_per_node 2 train.py --parallel fsdp
+    torchrun --standalone --nproc_per_node 2 -- train.py                   # one machine
+    torchrun --standalone --nproc_per_node 2 -- train.py --parallel fsdp
 
-On several machines, the same on each, given the address of the first:
+On several machines, which share the folder they work in, the same on each, given the address of
+the first:
 
-    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \
+        -- train.py
 
 torchrun starts the processes and tells each, through the environment, its number and how many
-there are. Without torchrun there is one, and every function here does nothing at all.
+there are; the lone -- keeps it from reading our flags as its own. Without torchrun there is one
+process, nobody to wait for, and nothing to share.
 
 Papers: PyTorch Distributed (Li et al., 2020), for DDP; ZeRO (Rajbhandari et al., 2020) and PyTorch
 FSDP (Zhao et al., 2023).
@@ -89,19 +92,20 @@ def total(p, numbers):
 
 
 def spread(model, how, p):
-    """The model as the processes share it: call the result as you would call the model.
+    """The model as the processes share it, on its device: call the result as you would the model.
 
     model itself stays what holds the weights: all of them (ddp), or this process's slices (fsdp).
     """
     if p.world == 1:
-        return model
+        return model.to(p.device)
     if how == "ddp":
+        model.to(p.device)
         # DDP sends what gradients it has while backward is still working out the others.
         return DistributedDataParallel(model, broadcast_buffers=False,
                                        gradient_as_bucket_view=True)
     mesh = init_device_mesh(p.device.split(":")[0], (p.world,))
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)       # one block at a time is gathered, used, let go
+        fully_shard(block, mesh=mesh)       # a block at a time is moved; and gathered, used, let go
     return fully_shard(model, mesh=mesh)
 
 
@@ -129,11 +133,23 @@ def gather_states(model, optimizers):
 
 
 def scatter_states(model, optimizers, weights, states):
-    """The way back: every process takes from the whole what it needs."""
+    """The way back: every process takes from the whole what it needs.
+
+    The optimisers take their memory of past gradients, and keep the settings they were made with.
+    """
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, weights, options=whole)
     for optimizer, state in zip(optimizers, states):
+        settings = [{k: v for k, v in group.items() if k != "params"}
+                    for group in optimizer.param_groups]
         set_optimizer_state_dict(model, optimizer, state, options=whole)
+        for group, made_with in zip(optimizer.param_groups, settings):
+            group.update(made_with)
+
+
+def whole(x):
+    """A number as every process has it, where each may hold a part of it."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 @contextlib.contextmanager

@@ -23,10 +23,10 @@ Papers: Decoupled Weight Decay Regularization (AdamW; Loshchilov and Hutter, 201
 2024), with the step size of Muon is Scalable for LLM Training (Liu et al., 2025); Mixed Precision
 Training (Micikevicius et al., 2017).
 """
+import importlib.util
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -46,7 +46,7 @@ from curves import AXES, cut_metrics, draw_curves, race, read_metrics, verdict
 from data import DataConfig, corpus_hash, load_corpus, prepare, reopen
 from model import ARCHS, GPT, SHAPES, GPTConfig, score
 from parallel import (end, gather_states, join, leave, one_for_all, scatter_states, send_gradients,
-                      spread, tell_all, total)
+                      spread, tell_all, total, whole)
 from sample import SampleConfig, generate, picker, stream
 
 CHOICES = {"optimizer": ("muon", "adamw"), "decay": ("linear", "cosine"),
@@ -77,6 +77,7 @@ class TrainConfig:
     save_minutes: float = 10.0    # last.pt is written at each look, and when it is older than this
     write: int = 0              # tokens the model writes at each look, to show what it has learned
     tensorboard: bool = False   # record for TensorBoard, in the run's folder
+    init: str = ""              # GPT-2's weights to start from: a folder or name, see pretrained.py
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
     def __post_init__(self):
@@ -94,6 +95,8 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose "
                                  f"{' or '.join(choices)}")
+        if self.tensorboard and not importlib.util.find_spec("tensorboard"):
+            raise ValueError("TensorBoard is not installed: pip install tensorboard")
         if self.dtype == "float16" and self.parallel == "fsdp":
             raise ValueError("float16 needs its loss scaled, which fsdp does not: use bfloat16")
 
@@ -163,41 +166,46 @@ def check_parts(c, world):
 
 def start_run(options, world):
     """A new run from arch, preset, --config and flags, the later the stronger: folder, config."""
-    recipe = PRESETS[options.preset or "nano"]
+    preset = options.preset or "nano"
+    recipe = PRESETS[preset]
     arch = ARCHS[options.arch or recipe.get("arch", "modern")]
-    recorded = {"data": {}, "model": {}, "train": {}}
+    recorded = {"data": recipe, "model": arch | SHAPES[preset], "train": recipe}
     if options.config:
-        if options.preset or options.arch or options.init:
-            raise ValueError("--config says all that --preset, --arch and --init say: leave them "
-                             "out")
-        recorded = read_config(Path(options.config).parent, Path(options.config).name)
-        recipe = arch = {}
+        if options.preset or options.arch:
+            raise ValueError("--config says all that --preset and --arch say: leave them out")
+        path = Path(options.config).resolve()
+        recorded, preset = read_config(path.parent, path.name), path.parent.name
 
-    def settle(config_class, part, settings):
-        known = {f.name for f in fields(config_class)}
-        return config_class(**{k: v for k, v in settings.items() if k in known}
-                            | recorded[part] | chosen(options, config_class))
+    def settle(config_class, part):
+        """The settings that this config takes of what was recorded and what the flags say."""
+        of_data = {"vocab_size"} if part == "model" else set()      # the tokenizer sets it
+        known = {f.name for f in fields(config_class)} - of_data
+        stated = recorded[part] | chosen(options, config_class)
+        return {name: value for name, value in stated.items() if name in known}
 
-    data = settle(DataConfig, "data", recipe)
-    train = settle(TrainConfig, "train", recipe)
+    data = DataConfig(**settle(DataConfig, "data"))
+    train = TrainConfig(**settle(TrainConfig, "train"))
     check_parts(train, world)
-    if options.init:
+    shape = settle(GPTConfig, "model")
+    if train.init and not options.config:       # the weights bring their shape with them
         own = {k: v for k, v in chosen(options, GPTConfig).items() if k != "vocab_size"}
-        model = GPT.from_pretrained(options.init, **own).config
-    else:
-        shape = {} if options.config else SHAPES[options.preset or "nano"]
-        recorded["model"].pop("vocab_size", None)
-        model = settle(GPTConfig, "model", arch | shape)
-    corpus = load_corpus(options.data or prepare(data), model.context_length)
-    if options.init and corpus.tokenizer.vocab_size != model.vocab_size:
-        raise ValueError(f"the weights of {options.init} know {model.vocab_size:,} tokens, this "
-                         f"corpus has {corpus.tokenizer.vocab_size:,}: GPT-2's is --tokenizer gpt2")
-    model.vocab_size = corpus.tokenizer.vocab_size
-    config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(train),
+        shape = asdict(GPT.from_pretrained(train.init, **own).config)
+    model = GPTConfig(**shape)
+    same_text = options.config and not options.data and not chosen(options, DataConfig)
+    corpus = (reopen(recorded["corpus"], recorded["data"], model.context_length) if same_text else
+              load_corpus(options.data or prepare(data), model.context_length))
+    V = corpus.tokenizer.vocab_size
+    if shape.get("vocab_size", V) != V:
+        raise ValueError(f"the weights of {train.init} know {shape['vocab_size']:,} tokens, this "
+                         f"corpus has {V:,}: GPT-2's is --tokenizer gpt2")
+    # As they were stated, 0 for what follows from the others: so that with --config and another
+    # --n-embd, it follows again.
+    model = asdict(model) | {"vocab_size": V, "n_kv_head": shape.get("n_kv_head", 0),
+                             "mlp_width": shape.get("mlp_width", 0)}
+    config = {"data": corpus.meta["config"], "model": model, "train": asdict(train),
               "corpus": {"folder": str(corpus.folder), "sha256": corpus_hash(corpus)}}
 
-    name = options.preset or "nano"
-    folder = RUNS / Path(options.run or name).name
+    folder = RUNS / Path(options.run or preset).name
     if folder == RUNS:
         raise ValueError(f"--run {options.run} is not a name for a folder in {RUNS}/")
     if options.run and folder.exists():
@@ -205,7 +213,7 @@ def start_run(options, world):
                          "another --run NAME starts a new one")
     number = 2
     while folder.exists():
-        folder, number = RUNS / f"{name}-{number}", number + 1
+        folder, number = RUNS / f"{preset}-{number}", number + 1
     folder.mkdir(parents=True)
     corpus.tokenizer.save(folder / "tokenizer.json")
     write_config(folder, config)
@@ -218,9 +226,10 @@ def write_config(folder, config):
 
 
 SAME_CURVE = {      # settings that change how a step is worked out, not what comes out of it
-    "accumulate", "compile", "parallel", "eval_every", "eval_tokens", "save_minutes", "write",
-    "tensorboard", "activation_checkpointing", "kernels"}
-FIXED = {"batch_size", "seed"}      # settings that say which windows a step draws
+    "compile", "parallel", "eval_every", "save_minutes", "write", "tensorboard",
+    "activation_checkpointing"}
+SAME_WITHOUT_DROPOUT = {"accumulate", "kernels"}    # with it, they draw other numbers to drop
+FIXED = {"batch_size", "seed", "optimizer", "init"}     # another would not fit what was saved
 
 
 def resume_run(options, world):
@@ -229,9 +238,9 @@ def resume_run(options, world):
     Some do not matter, some bend the curve from here on; the weights' shape and the text they
     learn from cannot change.
     """
-    if options.init or options.config or options.preset or options.arch:
-        raise ValueError("--init, --config, --preset and --arch start a run and --resume goes on "
-                         "with one: leave them out")
+    if options.config or options.preset or options.arch:
+        raise ValueError("--config, --preset and --arch start a run and --resume goes on with one: "
+                         "leave them out")
     folder = find_run(options.run)
     config = read_config(folder)
     changed = []
@@ -240,30 +249,32 @@ def resume_run(options, world):
         if part == "model":
             given.pop("vocab_size", None)       # the flag is data.py's
         kept = asdict(config_class(**config[part]))
-        config[part] = asdict(config_class(**config[part] | given))
-        for name, value in config[part].items():
+        config[part] |= given
+        for name, value in asdict(config_class(**config[part])).items():
             if value == kept[name]:
                 continue
-            if part == "data" or name in FIXED or (
-                    part == "model" and name not in SAME_CURVE | {"dropout"}):
+            same = name in SAME_CURVE or (
+                name in SAME_WITHOUT_DROPOUT and not config["model"]["dropout"])
+            if part == "data" or name in FIXED or part == "model" and name not in (
+                    "dropout", "kernels", "activation_checkpointing"):
                 raise ValueError(
                     f"{folder} was started with {name} {kept[name]}, not {value}, and cannot go on "
                     "otherwise: leave the flag out, or start a new run without --resume")
             changed.append(f"{name} was {kept[name]} and is {value}: " + (
-                "the curve stays the same, to rounding" if name in SAME_CURVE else
+                "the curve stays the same, to rounding" if same else
                 "from here on, the curve is not the one it would have been"))
     check_parts(TrainConfig(**config["train"]), world)
     if options.data:
         config["corpus"]["folder"] = options.data
     reopen(config["corpus"], config["data"])
-    saved = load_checkpoint(folder / "last.pt")
-    if saved["step"] >= config["train"]["steps"]:
-        raise ValueError(f"{folder} has done all its {saved['step']:,} steps; to learn for "
-                         "longer, give more --steps")
-    cut_metrics(folder, saved["step"])
-    write_config(folder, config)
+    step = load_checkpoint(folder / "last.pt")["step"] if (folder / "last.pt").exists() else 0
+    if step >= config["train"]["steps"]:
+        raise ValueError(f"{folder} has done all its {step:,} steps; to learn for longer, give "
+                         "more --steps")
+    if not step:
+        print(f"{folder} was stopped before it saved anything, and starts again")
     for line in changed:
-        print(f"since step {saved['step']:,}: {line}")
+        print(f"since step {step:,}: {line}")
     return folder, config
 
 
@@ -290,9 +301,6 @@ def read_options():
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's)")
     parser.add_argument("--resume", action="store_true",
                         help="go on with a run that was stopped: --run NAME, or the newest")
-    parser.add_argument("--init", metavar="PATH",
-                        help="start from GPT-2's weights, and its shape: a folder or a name, see "
-                             "pretrained.py")
     parser.add_argument("--data", metavar="DIR", help="a folder that data.py has prepared")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--plot", nargs="+", metavar="RUN",
@@ -405,17 +413,18 @@ def main():
             return plot([find_run(run) for run in options.plot], Path(options.out),
                         options.against)
         p = join(pick_device(options.device))
-        begun = None
-        try:
+        run = None
+        try:        # process 0 starts or resumes; if it fails, the others hear None, and end too
             if p.rank == 0:
-                begun = (resume_run if options.resume else start_run)(options, p.world)
+                run = (resume_run if options.resume else start_run)(options, p.world)
         finally:
-            begun = tell_all(p, begun)
-        if begun is None:
-            sys.exit(2)         # process 0 has said why
-        folder, config = begun
+            run = tell_all(p, run)
+        if run is None:
+            sys.exit(2)
+        folder, config = run
         corpus = reopen(config["corpus"], config["data"])
-        saved = load_checkpoint(folder / "last.pt") if options.resume else None
+        last = folder / "last.pt"
+        saved = load_checkpoint(last) if options.resume and last.exists() else None
         c = TrainConfig(**config["train"])
 
     # What the loop works with.
@@ -425,29 +434,35 @@ def main():
     device, device_type = p.device, p.device.split(":")[0]
     torch.set_float32_matmul_precision("high")      # TF32, where the GPU has it
     torch.manual_seed(c.seed)
-    model = GPT(GPTConfig(**config["model"])).to(device)
-    if options.init:
-        weights = GPT.from_pretrained(options.init, context_length=model.config.context_length)
+    model = GPT(GPTConfig(**config["model"]))
+    if c.init and not saved:
+        weights = GPT.from_pretrained(c.init, context_length=model.config.context_length)
         model.load_state_dict(weights.state_dict())
     if chief:
         print(describe(p, folder, corpus, model.config, c))
     if c.compile:
         model.compile()
-    net = spread(model, c.parallel, p)
+    net = spread(model, c.parallel, p)      # to be called; model is what holds the weights
     optimizers = make_optimizers(model, c)
     scaler = torch.amp.GradScaler(device_type, enabled=c.dtype == "float16")
     autocast = torch.autocast(device_type, getattr(torch, c.dtype), c.dtype != "float32")
     cross_entropy = model.ops.cross_entropy
     B, T = c.batch_size, model.config.context_length
-    windows = validation_windows(corpus, T, c.eval_tokens)
+    val_batches = validation_windows(corpus, T, c.eval_tokens)
     bits_per_nat = (len(corpus.val) - 1) / corpus.meta["val"]["bytes"] / math.log(2)    # and byte
     steps_per_epoch = windows_per_epoch(len(corpus.train), T) / B
     peak = peak_flops(device, c.dtype)
-    first_step, seconds, best, last_loss = 0, 0.0, math.inf, math.inf
+    first_step, seconds, best, last_loss = 0, 0.0, math.inf, "none"
     if saved:
         scatter_states(model, optimizers, saved["model"], saved["optimizers"])
-        scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
         first_step, seconds, best = saved["step"], saved["seconds"], saved["best"]
+    record = folder / "metrics.jsonl" if chief else Path(os.devnull)
+    if options.resume and chief:
+        with clear_errors((OSError, ValueError)):
+            cut_metrics(folder, first_step)
+            write_config(folder, config)
     saved_step, saved_at = first_step, time.monotonic()
     batches = prefetch((draw(corpus.train, B, T, c.seed, step, part * p.world + p.rank, parts)
                         for step in range(first_step, c.steps) for part in range(c.accumulate)),
@@ -455,11 +470,10 @@ def main():
     board = None
     if c.tensorboard and chief:
         from torch.utils.tensorboard import SummaryWriter
-        board = SummaryWriter(folder)
+        board = SummaryWriter(folder, purge_step=first_step + 1)
     bar = tqdm(total=c.steps, initial=first_step, unit="step", leave=False,
                disable=None if chief else True)
 
-    record = folder / "metrics.jsonl" if chief else os.devnull
     with (clear_errors((OSError, FloatingPointError)),
           one_for_all(p, f"{folder} holds what was saved: --resume goes on from there"),
           open(record, "a", encoding="utf-8") as metrics):
@@ -481,11 +495,12 @@ def main():
                 loss += part_loss.detach()
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip)
+            grad_norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                scaler.step(optimizer)
+                if c.dtype != "float16" or grad_norm.isfinite():    # float16 overflows now and
+                    scaler.step(optimizer)                          # then: leave the step out
                 optimizer.zero_grad()
             scaler.update()
 
@@ -494,7 +509,7 @@ def main():
             done = step + 1
             overdue = chief and time.monotonic() - saved_at > 60 * c.save_minutes
             loss, stopping, saving = total(p, [loss.item() / p.world, bool(stop), overdue])
-            grad_norm = getattr(grad_norm, "full_tensor", lambda: grad_norm)().item()
+            grad_norm = grad_norm.item()
             took = time.perf_counter() - began
             seconds += took
             measured = {"step": done, "tokens": done * B * T, "epoch": done / steps_per_epoch,
@@ -505,19 +520,22 @@ def main():
                                            * flops_per_token(model.config, T))
             look = done % c.eval_every == 0 or done == c.steps
             if look and math.isfinite(loss):
-                measured |= validate(model, windows, p)
+                measured |= validate(model, val_batches, p)
                 measured["val_bits_per_byte"] = measured["val_loss"] * bits_per_nat
-            for name in ("train_loss", "grad_norm", "val_loss"):
-                # float16 overflows now and then: the scaler leaves such a step out.
-                if not math.isfinite(measured.get(name, 0)) and not (
-                        scaler.is_enabled() and name == "grad_norm"):
+            must_be_finite = ["train_loss", "val_loss"]
+            if c.dtype != "float16" or scaler.get_scale() < 1:      # below 1, it is no overflow
+                must_be_finite.append("grad_norm")
+            for name in must_be_finite:
+                if not math.isfinite(measured.get(name, 0)):
+                    if not chief:
+                        sys.exit(2)         # process 0 says why
                     raise FloatingPointError(
                         f"the {name} is {measured[name]} at step {done:,}; the last finite loss "
-                        f"was {last_loss:.3f}, the gradient's norm {grad_norm:.3g}. Try a smaller "
+                        f"was {last_loss}, the gradient's norm is {grad_norm:.3g}. Try a smaller "
                         "--learning-rate, more --warmup-steps or a smaller --grad-clip; "
                         + (f"the checkpoint of step {saved_step:,} is untouched"
                            if saved_step else "nothing has been saved yet"))
-            last_loss = loss
+            last_loss = f"{loss:.3f}"
 
             if chief:
                 metrics.write(json.dumps(measured) + "\n")
@@ -525,9 +543,10 @@ def main():
                 for name, value in measured.items() if board else ():
                     board.add_scalar(name, value, done)
                 bar.update()
-                bar.set_postfix_str(
-                    f"loss {loss:.3f}, best val {best:.3f}, lr {lr:.1e}, {B * T / took:,.0f} tokens/s"
-                    + (f", {measured['utilisation']:.0%} of peak" if peak else ""))
+                speed = f"{B * T / took:,.0f} tokens/s"
+                if peak:
+                    speed += f", {measured['utilisation']:.0%} of peak"
+                bar.set_postfix_str(f"loss {loss:.3f}, best val {best:.3f}, lr {lr:.1e}, {speed}")
                 if look or step == first_step:
                     tqdm.write(table_row(measured))
             if look or stopping or saving:
@@ -535,6 +554,7 @@ def main():
                 better = look and measured["val_loss"] < best
                 best = min(best, measured.get("val_loss", math.inf))
                 if chief:
+                    os.fsync(metrics.fileno())      # never behind the checkpoint
                     content = {"model_config": config["model"], "model": weights, "step": done}
                     if better:
                         save_checkpoint(folder / "best.pt", **content, val_loss=best)
@@ -553,11 +573,13 @@ def main():
                     print(f"\nstopped after step {done:,} and saved. To go on:\n"
                           f"    python train.py --run {folder.name} --resume")
                 leave()
-                end(128 + (stop[0] if stop else signal.SIGTERM))
+                sys.exit(128 + (stop[0] if stop else signal.SIGTERM))
     bar.close()
     leave()
     if not chief:
-        end()
+        return
+    if board:
+        board.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -572,16 +594,18 @@ def main():
         n_tokens = max(1, 300 * counts["tokens"] // counts["characters"])       # 300 characters
         for text in write_text(model, tokens, n_tokens, c.seed):
             print(text, end="", flush=True)
-    same = "" if options.resume else " " + shlex.join(sys.argv[1:])
     print(f"""
 
 The curve is in {folder / "loss.png"}. Go on:
     more text, less wild    python sample.py {folder} --temperature 0.5
     how good is it?         python eval.py {folder}
-    change one thing        python train.py{same.rstrip()} --n-layer 1 --run shallow
+    change one thing        python train.py --config {folder}/config.json --n-layer 1 --run shallow
     what did it do?         python train.py --plot {folder} runs/shallow""")
-    end()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        end(0)
+    except SystemExit as stopped:
+        end(stopped.code or 0)

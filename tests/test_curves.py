@@ -81,7 +81,10 @@ def test_metrics_that_cannot_be_read(tmp_path):
     folder = a_run(tmp_path / "run", FLAT, [1] * 10)
     curves.cut_metrics(folder, 7)
     assert [m["step"] for m in curves.read_metrics(folder)] == list(range(1, 8))
-    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"ste')
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "lo')           # a crash cut it short
+    assert [m["step"] for m in curves.read_metrics(folder)] == list(range(1, 8))
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
     with pytest.raises(ValueError, match="is damaged"):
         curves.read_metrics(folder)
     (folder / "metrics.jsonl").write_text("")

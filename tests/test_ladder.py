@@ -47,6 +47,10 @@ def test_two_rungs(trained, tmp_path, monkeypatch, capsys):
     ladder.main()
     said = capsys.readouterr().out
     assert "| gpt2 | as in 2019 |" in said and (tmp_path / "ladder.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):                     # other flags would mix two ladders
+        ladder.main()
+    assert "there is a ladder already" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["ladder.py"])
     before = [p.stat().st_mtime for p in tmp_path.glob("runs/*/last.pt")]
     ladder.main()                                       # finished rungs are left alone
     assert before == [p.stat().st_mtime for p in tmp_path.glob("runs/*/last.pt")]

@@ -125,9 +125,6 @@ def test_killed_at_ten_random_steps(trained, tmp_path, unbroken):
     for step in sorted(random.Random(1).sample(range(20, 195), 10)):
         start_and_signal(signal.SIGKILL, step, *flags, cwd=tmp_path)
         flags = ["--run", "broken", "--resume"]
-        if not (tmp_path / "runs/broken/last.pt").exists():     # it had saved nothing yet
-            shutil.rmtree(tmp_path / "runs/broken")
-            flags = ["--source", trained / "text.txt", *LONG, "--run", "broken"]
     run("train.py", *flags, cwd=tmp_path)
     ours, theirs = weights(tmp_path / "runs/broken"), weights(unbroken)
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
@@ -149,7 +146,9 @@ def test_resume_refuses_another_configuration(trained, tmp_path):
     inside("data.py", "--source", "other.txt", cwd=tmp_path)
     other = next(tmp_path.glob("corpora/other-*"))
     for flags, says in ((["--n-layer", 3], "n_layer 2, not 3"),
-                        (["--init", "gpt2"], "--init, --config, --preset and --arch start a run"),
+                        (["--init", "gpt2"], "with init , not gpt2"),
+                        (["--arch", "gpt2"], "--config, --preset and --arch start a run"),
+                        (["--optimizer", "adamw"], "optimizer muon, not adamw"),
                         (["--batch-size", 8], "batch_size 4, not 8"),
                         (["--steps", 40, "--data", other], "is not the corpus")):
         assert says in one_line("train.py", "--run", "first", "--resume", *flags, cwd=tmp_path)
@@ -164,6 +163,28 @@ def test_resume_says_what_changed_and_whether_it_matters(trained, tmp_path):
     assert [m["step"] for m in metrics(tmp_path / "runs/first")] == list(range(1, 41))
     config = json.loads((tmp_path / "runs/first/config.json").read_text())
     assert config["train"]["steps"] == 40 and config["train"]["accumulate"] == 2
+
+
+def test_a_changed_setting_takes_effect(trained, tmp_path):
+    """The optimiser goes on with its memory and the settings it is given; float16 may begin."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    said = inside("train.py", "--run", "first", "--resume", "--steps", 35, "--weight-decay", 0.3,
+                  "--momentum", 0.8, "--dtype", "float16", cwd=tmp_path)
+    assert said.count("the curve is not the one it would have been") == 4
+    states = torch.load(tmp_path / "runs/first/last.pt", weights_only=True)["optimizers"]
+    groups = [group for state in states for group in state["param_groups"]]
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    assert {group.get("momentum") for group in groups} == {None, 0.8}
+    steps = {k["step"].item() for k in states[0]["state"].values()}
+    assert steps <= {float(n) for n in range(31, 36)}       # on top of the 30 it remembers
+
+
+def test_accumulation_with_dropout_is_another_curve(trained, tmp_path):
+    text = ["--source", trained / "text.txt"]
+    inside("train.py", *text, *SMALL, "--steps", 10, "--dropout", 0.1, "--run", "a", cwd=tmp_path)
+    said = inside("train.py", "--run", "a", "--resume", "--steps", 12, "--accumulate", 2,
+                  cwd=tmp_path)
+    assert said.count("the curve is not the one it would have been") == 2
 
 
 def test_a_run_moves_to_a_folder_of_another_name(trained, tmp_path):
@@ -185,6 +206,14 @@ def test_config_alone_makes_the_run_again(trained, tmp_path):
     inside("train.py", "--config", first / "config.json", "--run", "shorter", "--steps", 5,
            cwd=tmp_path)
     assert len(metrics(tmp_path / "runs/shorter")) == 5
+    inside("train.py", "--config", first / "config.json", "--steps", 1, "--n-embd", 32,
+           cwd=tmp_path)
+    wide = weights(tmp_path / "runs/first")     # named after the run it is made from
+    assert wide["blocks.0.mlp.W_up"].shape == (32, 128)     # 4 n_embd follows
+    (tmp_path / "text.txt").write_text("Another text. " * 900)
+    shutil.rmtree(tmp_path / "corpora")
+    assert "is not the corpus" in one_line("train.py", "--config", first / "config.json", "--run",
+                                           "other", cwd=tmp_path)
 
 
 def test_the_loop_against_one_written_here(trained, tmp_path):
@@ -303,8 +332,12 @@ def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path):
     last.write_bytes(last.read_bytes()[:-1000])
     assert "last.pt is not a whole checkpoint" in one_line(
         "train.py", "--run", "first", "--resume", cwd=tmp_path)
-    last.unlink()
-    assert "no checkpoint" in one_line("train.py", "--run", "first", "--resume", cwd=tmp_path)
+    last.unlink()       # as if it had been stopped before it saved anything
+    said = inside("train.py", "--run", "first", "--resume", cwd=tmp_path)
+    assert "starts again" in said
+    assert [m["step"] for m in metrics(tmp_path / "runs/first")] == list(range(1, 31))
+    ours, theirs = weights(tmp_path / "runs/first"), weights(trained / "runs/first")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert "no run" in one_line("train.py", "--run", "nobody", "--resume", cwd=tmp_path)
 
 
