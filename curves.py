@@ -102,7 +102,7 @@ def draw_curves(folders, path, against="steps", labels=None):
                      markeredgecolor="black",
                      label=f"{label}: validation split" if alone else f"{label} ({best[1]:.3f})")
             if few:
-                top.annotate(f"{best[1]:.3f}", best, xytext=(0, -16), ha="center",
+                top.annotate(f"{best[1]:.3f}", best, xytext=(0, 9), ha="center",
                              textcoords="offset points", weight="bold", color=colour)
         elif not alone:
             top.plot([], [], color=colour, label=label)

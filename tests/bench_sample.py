@@ -89,7 +89,7 @@ def gigabytes_per_second():
 def weights_read(model):
     """Bytes of the weights that every token needs: all but the tables it takes a row from."""
     c = model.config
-    tables = (0 if c.tie_embeddings else c.vocab_size) + (
+    tables = (c.ngram - 1) * c.ngram_rows + (0 if c.tie_embeddings else c.vocab_size) + (
         c.context_length if c.position == "learned" else 0)
     return (model.n_parameters() - tables * c.n_embd) * model.token_table.element_size()
 
