@@ -37,7 +37,8 @@ def read_metrics(folder):
 
 def cut_metrics(folder, step):
     """Forget what was measured after step, which will be measured again."""
-    kept = "".join(json.dumps(m) + "\n" for m in read_metrics(folder) if m["step"] <= step)
+    measured = read_metrics(folder) if step else []
+    kept = "".join(json.dumps(m) + "\n" for m in measured if m["step"] <= step)
     write_aside(folder / "metrics.jsonl", lambda path: path.write_text(kept, encoding="utf-8"))
 
 

@@ -432,7 +432,8 @@ def main():
     parts = c.accumulate * p.world
     stop = stop_on_signals(p)
     device, device_type = p.device, p.device.split(":")[0]
-    torch.set_float32_matmul_precision("high")      # TF32, where the GPU has it
+    if device_type == "cuda":
+        torch.set_float32_matmul_precision("high")      # TF32, where the GPU has it
     torch.manual_seed(c.seed)
     model = GPT(GPTConfig(**config["model"]))
     if c.init and not saved:

@@ -332,7 +332,8 @@ def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path):
     last.write_bytes(last.read_bytes()[:-1000])
     assert "last.pt is not a whole checkpoint" in one_line(
         "train.py", "--run", "first", "--resume", cwd=tmp_path)
-    last.unlink()       # as if it had been stopped before it saved anything
+    last.unlink()       # as if it had been stopped before it saved anything, in its first step
+    (tmp_path / "runs/first/metrics.jsonl").unlink()
     said = inside("train.py", "--run", "first", "--resume", cwd=tmp_path)
     assert "starts again" in said
     assert [m["step"] for m in metrics(tmp_path / "runs/first")] == list(range(1, 31))
