@@ -16,26 +16,34 @@ import json
 import math
 import os
 import sys
-from dataclasses import replace
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from sample import SampleConfig, generate, picker, read_prompt
+from checkpoint import write_aside
+from sample import SampleConfig, generate, picker, read_prompt, top_k
 from tokenizer import pieces, utf8
 
 # ------------------------------------------------------------------------------------------
 # Before it picks.
 
-# With no strategy asked for, the lesson shows all of them.
+# With no strategy asked for, the lesson shows all of them, and what greedy would do instead.
 ALL = dict(repetition_penalty=1.2, temperature=0.8, top_k=8, top_p=0.9, min_p=0.2)
 
 
-def next_choices(model, ids, c, n_tokens=3):
-    """What each strategy makes of the next tokens: (name -> probabilities (V,), id picked)."""
+def next_choices(model, ids, c, n_tokens=3, if_greedy=False):
+    """What each strategy makes of the next tokens: (name -> probabilities (V,), id picked).
+
+    The strategies come one behind the other; what greedy would do stands aside, if asked for.
+    """
     seen = []
-    watch = lambda stages: seen.append({name: torch.softmax(logits[0], dim=-1)
-                                        for name, logits in stages.items()})
+
+    def watch(stages):
+        aside = {"if greedy": top_k(stages["the model"], 1)} if if_greedy else {}
+        stages = {"the model": stages["the model"]} | aside | stages
+        seen.append({name: torch.softmax(logits[0], dim=-1) for name, logits in stages.items()})
+
     picked = list(generate(model, ids, n_tokens, picker(c, [ids], watch)))
     return list(zip(seen, picked))
 
@@ -59,12 +67,12 @@ def show_choices(tokens, ids, choices):
     names = [name.split() for name in choices[0][0]]
     widths = [max(map(len, [*name, "100.0%"])) + 1 for name in names]
     for line in (0, 1):
-        print(" " * 16 + "".join(f"{(*name, '')[line]:>{w}}" for name, w in zip(names, widths)))
+        print(" " * 14 + "".join(f"{(*name, '')[line]:>{w}}" for name, w in zip(names, widths)))
     for stages, picked in choices:
         print("after", "·".join(pieces(tokens, ids[-12:])))
         for i in candidates(stages, picked, 5):
             odds = (f"{percent(p[i].item()):>{w}}" for p, w in zip(stages.values(), widths))
-            print(f"    {quoted(pieces(tokens, [i])[0]):12}" + "".join(odds)
+            print(f"  {quoted(pieces(tokens, [i])[0]):12}" + "".join(odds)
                   + "  <- picked" * (i == picked))
         ids = [*ids, picked]
 
@@ -92,7 +100,7 @@ def draw_choices(tokens, ids, choices, path):
             at.set_yticks(range(len(shown)), labels if given is None else [])
             at.set_title(name, fontsize=10)
             at.xaxis.set_major_formatter("{x:.0%}")
-            given = p
+            given = given if name == "if greedy" else p
         row[0].invert_yaxis()
         for at in row[1:]:
             at.sharey(row[0])
@@ -101,15 +109,16 @@ def draw_choices(tokens, ids, choices, path):
         ids = [*ids, picked]
     figure.supxlabel("outlines: what a strategy was given; bars: what it made of it; orange: the "
                      "token that was picked", fontsize=10)
-    figure.savefig(path, dpi=110)
+    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=110, format="png"))
     pyplot.close(figure)
 
 
-def explain(model, tokens, prompt, c, plot=False):
-    if c.strategies().keys() == SampleConfig().strategies().keys():
-        c = replace(c, **ALL)
+def explain(model, tokens, prompt, given, plot=False):
+    """given: the settings that were asked for, by name."""
+    everything = not given.keys() & ALL.keys()
+    c = SampleConfig(**dict(temperature=1.0) | (ALL if everything else {}) | given)
     ids = read_prompt(tokens, prompt)
-    choices = next_choices(model, ids, c)
+    choices = next_choices(model, ids, c, if_greedy=everything)
     show_choices(tokens, ids, choices)
     if plot:
         draw_choices(tokens, ids, choices, "sampling.png")
@@ -150,14 +159,10 @@ def coloured(text, p):
 
 
 def show_log_probs(model, tokens, text, as_json=False):
-    """Score a text, or a file that has this name. Colours in a terminal, else a table, or JSON."""
-    if os.path.isfile(text):
-        with open(text, encoding="utf-8") as file:
-            text = file.read()
-    if not text:
-        raise ValueError("--log-probs has no text to score")
+    """Score a text. Colours in a terminal that has them, else a table, or JSON."""
     ids, start = read_prompt(tokens, text), tokens.separator or [0]
-    found, ranks = (values[-len(ids):] for values in log_probs(model, [*start, *ids]))
+    found, ranks = (values[-len(ids):]      # without those of the separator, the text's start
+                    for values in log_probs(model, [*start, *ids]))
     loss = -sum(found) / len(ids)
     bits = -sum(found) / math.log(2) / len(utf8(text))
     if as_json:

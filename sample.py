@@ -27,10 +27,11 @@ al., 2024).
 import codecs
 import contextlib
 import math
+import os
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import count
+from itertools import count, permutations
 from operator import add
 from pathlib import Path
 
@@ -39,6 +40,7 @@ import torch
 from checkpoint import find_run, load_run, pick_device
 from cli import Parser, add_flags, chosen, clear_errors
 from model import GPT
+from tokenizer import special_pattern, utf8
 
 # ------------------------------------------------------------------------------------------
 # The strategies. Each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
@@ -59,7 +61,8 @@ def repetition_penalty(logits, texts, penalty):
 
 def temperature(logits, t):
     """Divide by t > 0. The largest is taken to 0 first, which no softmax notices, and so no
-    temperature, however small, is out of range: as it nears 0 this becomes greedy.
+    temperature, however small, is out of range: as it nears 0 this becomes greedy. No logit is
+    above 0 then, so repetition_penalty(), which looks at signs, must come before.
     """
     return (logits - logits.max(dim=-1, keepdim=True).values) / t           # (B, V), all <= 0
 
@@ -237,18 +240,18 @@ class Writer:
         if self.done:
             return ""
         if i == self.tokens.eot:
-            self.done = True
-            return self.end()
+            shown, self.done = self.end(), True
+            return shown
         return self.show(self.decoder.decode(self.tokens.token_bytes(i)))
 
     def end(self):
         """What was held back, when no more tokens come."""
-        return self.show(self.decoder.decode(b"", final=True), last=True)
+        return "" if self.done else self.show(self.decoder.decode(b"", final=True), last=True)
 
     def show(self, text, last=False):
         self.held += text
         found = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
-        if found:               # of several, the one that is complete first
+        if found:               # (where it ends, where it begins): the one complete first
             _, cut = min(found)
             shown, self.held, self.done = self.held[:cut], "", True
             return shown
@@ -273,6 +276,14 @@ def stream(tokens, ids, stops=()):
 # At the terminal.
 
 
+def read_file(path):
+    """The text of a file, as it is."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (see byte {error.start:,})") from None
+
+
 @cache
 def say_once(message):
     """A remark, beside the text. A cached function does its work once for each argument."""
@@ -282,8 +293,9 @@ def say_once(message):
 def read_prompt(tokens, text):
     """The ids of a prompt. An empty one starts where a document does: at the separator."""
     if tokens.unk is not None:
-        strange = [s for s in sorted(set(tokens.pattern.findall(text)))
-                   if tokens.unk in tokens.encode(s)]
+        plain = special_pattern(tokens.special_ids).split(text)[::2]
+        symbols = {symbol for part in plain for symbol in tokens.pattern.findall(part)}
+        strange = [s for s in sorted(symbols) if tokens.unk in tokens.encode(s)]
         if strange:
             say_once(f"the model has never seen {', '.join(map(repr, strange))}; "
                      "it reads <unk> there")
@@ -300,9 +312,9 @@ def write(model, tokens, prompts, c, stops=(), cached=True):
     prompts = [prompt for prompt in prompts for _ in range(c.samples)]
     ids = [starts[prompt] for prompt in prompts]
     L = model.config.context_length
-    if max(map(len, ids)) + c.tokens > L:
+    if max(map(len, ids)) + c.tokens > L + 1:       # what is written last is not read
         say_once(f"the model sees {L} tokens at once; of a longer text it reads only the end, "
-                 f"the last {L - L // 2 + 1} to {L}")
+                 f"the last {L - max(1, L // 2) + 1} to {L}")
     headers = [f"--- seed {c.seed + row}\n" if len(ids) > 1 else "" for row in range(len(ids))]
     waiting = list(map(add, headers, prompts))
     writers, row = [Writer(tokens, stops) for _ in ids], 0      # row: the one that is shown
@@ -336,13 +348,20 @@ def converse(write_from):
     print("Type how a text begins; Ctrl-C stops it, Ctrl-D ends.", file=sys.stderr)
     for i in count():
         try:
-            write_from(i, input("> "))
+            write_from(i, input("> ").encode().decode())    # raises on half a character
         except KeyboardInterrupt:
             print()
-        except ValueError as error:     # half a character, say
+        except UnicodeError as error:
             print(f"sample.py: {error}", file=sys.stderr)
         except EOFError:
             return print()
+
+
+UNHEARD = {     # option -> those that would go unheard beside it
+    "log_probs": ("prompt", "prompt_file", "interactive", "explain", "no_cache", "stop", "greedy",
+                  *SampleConfig.__annotations__),
+    "explain": ("interactive", "no_cache", "stop", "tokens", "samples"),
+    "interactive": ("prompt", "prompt_file"), "greedy": ("temperature",)}
 
 
 def main():
@@ -376,20 +395,30 @@ def main():
     options = parser.parse_args()
 
     with clear_errors():
-        c = SampleConfig(**chosen(options, SampleConfig))
-        if options.greedy and "temperature" in options:
-            raise ValueError("--greedy is --temperature 0; give one of the two")
-        if options.greedy:
-            c = replace(c, temperature=0)
+        options.explain |= options.plot
+        named = [name for name, value in vars(options).items() if value != parser.get_default(name)]
+        for one, other in permutations(named, 2):
+            if other in UNHEARD.get(one, ()):
+                clash = f"--{one} has no use for --{other}".replace("_", "-")
+                raise ValueError(f"{clash}: leave one of them out")
+        given = chosen(options, SampleConfig) | (dict(temperature=0.0) if options.greedy else {})
+        c = SampleConfig(**given)
         if "" in options.stop:
             raise ValueError("--stop needs a text that is not empty")
+        prompts = options.prompt + ([read_file(options.prompt_file)] if options.prompt_file else [])
+        if options.explain and len(prompts) > 1:
+            raise ValueError("--explain has no use for a second prompt: it shows one text")
         if options.json and options.log_probs is None:
             raise ValueError("--json goes with --log-probs")
         if options.pretrained and options.run:
             raise ValueError("name a run or --pretrained weights, not both")
-        prompts = options.prompt
-        if options.prompt_file:
-            prompts = [*prompts, Path(options.prompt_file).read_text(encoding="utf-8")]
+        prompts, score = prompts or [""], options.log_probs
+        if score is not None and os.path.isfile(score):
+            score = read_file(score)
+        if score == "":
+            raise ValueError("--log-probs has no text to score")
+        for text in (*prompts, score or ""):
+            utf8(text)          # raises on half a character
         device = pick_device(options.device)
         if options.pretrained:
             from pretrained import load_gpt2_tokenizer      # further down the order
@@ -397,22 +426,24 @@ def main():
             model = GPT.from_pretrained(options.pretrained).to(device).eval()
         else:
             model, tokens = load_run(find_run(options.run), device)
+
+    with clear_errors(OSError):
         model = model.to(getattr(torch, options.dtype))
-        if c.samples * len(prompts) <= 1 and device == "cpu":
+        if c.samples * len(prompts) == 1 and device == "cpu":
             model.lay_out()         # it pays for one text at a time, on a CPU
         if options.compile:
             model.compile(dynamic=True)
 
         import odds         # further down the order
-        if options.log_probs is not None:
-            odds.show_log_probs(model, tokens, options.log_probs, options.json)
-        elif options.explain or options.plot:
-            odds.explain(model, tokens, (prompts or [""])[0], c, options.plot)
+        if score:
+            odds.show_log_probs(model, tokens, score, options.json)
+        elif options.explain:
+            odds.explain(model, tokens, prompts[0], given, options.plot)
         elif options.interactive:
             converse(lambda i, prompt: write(model, tokens, [prompt], replace(c, seed=c.seed + i),
                                              options.stop, not options.no_cache))
         else:
-            write(model, tokens, prompts or [""], c, options.stop, not options.no_cache)
+            write(model, tokens, prompts, c, options.stop, not options.no_cache)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import model
 import odds
 import sample
+import tokenizer
 from conftest import ROOT, one_line
 from model import ARCHS, GPT, GPTConfig
 from sample import (SampleConfig, Writer, draw, generate, generate_batch, greedy, min_p, picker,
@@ -368,6 +369,14 @@ def test_the_end_of_a_document_ends_the_text():
     assert [writer.add(i) for i in (97, 98, 256, 99)] == ["a", "", "b", ""] and writer.end() == ""
 
 
+def test_half_a_character_after_a_stop_text_is_not_shown():
+    """GPT-2 has a token that is a space and the first two bytes of a dash."""
+    tokens = Pieces([])
+    tokens.token_bytes = lambda i: b" \xe2\x80"
+    writer = Writer(tokens, [" "])
+    assert writer.add(0) == "" and writer.done and writer.end() == ""
+
+
 # ------------------------------------------------------------------------------------------
 # The odds.
 
@@ -441,6 +450,44 @@ def test_an_empty_prompt_starts_from_the_separator(trained):
     assert sample.read_prompt(tokens, "") == tokens.separator == tokens.encode("\n\n")
 
 
+def test_a_special_token_in_a_prompt_is_no_unseen_word(capsys):
+    tokens = tokenizer.build("word", ["green bottles"])
+    sample.say_once.cache_clear()
+    assert sample.read_prompt(tokens, "green<|endoftext|>bottles")[1] == tokens.eot
+    assert capsys.readouterr().err == ""
+    sample.read_prompt(tokens, "green<|endoftext|>wall")
+    assert "never seen 'wall';" in capsys.readouterr().err
+
+
+def test_a_text_that_fits_the_window_needs_no_remark(says, capsys):
+    """What is written last is never read: 16 tokens after one are read up to the sixteenth."""
+    assert says("--tokens", 16, "--prompt", "1").err == ""
+    assert "the last 9 to 16" in says("--tokens", 17, "--prompt", "1").err
+    tokens = tokenizer.build("char", ["ab"])
+    sample.write(lively(1, vocab_size=3), tokens, ["a"], SampleConfig(tokens=2))
+    assert "the last 1 to 1\n" in capsys.readouterr().err
+
+
+def test_only_a_single_text_is_laid_out_for(says, monkeypatch):
+    laid_out = []
+    monkeypatch.setattr(GPT, "lay_out", lambda gpt: laid_out.append(gpt))
+    says("--tokens", 1)
+    assert len(laid_out) == 1
+    says("--tokens", 1, "--samples", 2)
+    says("--tokens", 1, "--prompt", "1", "--prompt", "2")
+    assert len(laid_out) == 1
+
+
+def test_a_mistake_in_the_program_is_not_told_as_a_persons(says, monkeypatch):
+    def broken(*arguments):
+        raise ValueError("shapes do not fit")
+
+    monkeypatch.setattr(sample, "generate_batch", broken)
+    for way in ([], ["--interactive"]):
+        with pytest.raises(ValueError, match="shapes do not fit"):
+            says("--tokens", 1, *way, stdin="10\n")
+
+
 def test_greedy_and_zero_temperature_agree(says):
     stdout, stderr = says("--tokens", 40, "--greedy", "--seed", 3)
     assert stdout == says("--tokens", 40, "--temperature", 0).out
@@ -455,8 +502,8 @@ def test_unseen_symbols_are_named_and_survived(says):
 def test_explain_shows_each_strategy(says, trained):
     table = says("--explain", "--prompt", "10 gr").out.splitlines()
     assert len(table) <= 24 and max(map(len, table)) <= 80
-    assert table[0].split() == ["the", "penalty", "temperature", "top-k", "top-p", "min-p"]
-    assert table[1].split() == ["model", "1.2", "0.8", "8", "0.9", "0.2"]
+    assert table[0].split() == ["the", "if", "penalty", "temperature", "top-k", "top-p", "min-p"]
+    assert table[1].split() == ["model", "greedy", "1.2", "0.8", "8", "0.9", "0.2"]
     assert table[2] == "after 1\u00b70\u00b7 \u00b7g\u00b7r" and len(table) == 2 + 3 * 6
     assert sum(line.endswith("<- picked") for line in table) == 3
     model, tokens = sample.load_run(trained / "runs/first")
@@ -464,9 +511,12 @@ def test_explain_shows_each_strategy(says, trained):
         p = model(torch.tensor([tokens.encode("10 gr")]))[0, -1].softmax(-1)
     best = p.argmax().item()
     assert table[3].split()[:2] == [repr(tokens.decode([best])), f"{p[best]:.1%}"]
+    assert [line[21:28].strip() for line in table[3:8]] == ["100.0%", *["-"] * 4]
     only = says("--explain", "--top-k", 2).out.splitlines()
-    assert only[0].split() == ["the", "temperature", "top-k"]
+    assert only[0].split() == ["the", "top-k"]
     assert [line.split()[-1] for line in only[5:8]] == ["-"] * 3
+    cooler = says("--explain", "--temperature", 0.8).out.splitlines()
+    assert cooler[1].split() == ["model", "0.8"]
     greedy = says("--explain", "--greedy").out.splitlines()[3]
     assert greedy.split()[2:] == ["100.0%", "<-", "picked"]
 
@@ -514,6 +564,8 @@ def test_interactive(says, monkeypatch):
     assert stdout.count("> ") == 4 and stdout.split("> ")[1].startswith("10 green")
     assert stderr.count("at once") == 1
     assert stdout.split("> ")[3] == says("--prompt", "wall", "--tokens", 30, "--seed", 3).out
+    stdout, stderr = says("--interactive", "--tokens", 5, stdin="1\udcff\n10\n")
+    assert stderr.count("surrogates") == 1 and stdout.split("> ")[2].startswith("10")
     steps = generate_batch
 
     def interrupted(*arguments):
@@ -555,7 +607,22 @@ def test_bad_input_is_one_line(trained, tmp_path):
             assert f"{flag} is {value}" in bad(f"{flag}={value}").replace(".0;", ";")
     assert "--temperature" in bad("--temprature", 1)
     assert "invalid int" in bad("--top-k", "many")
-    assert "--greedy" in bad("--greedy", "--temperature", 1)
+    for one, *others in (
+            (["--greedy"], ["--temperature", 0.0]), (["--greedy"], ["--temperature", 1]),
+            (["--interactive"], ["--prompt", "1"], ["--prompt-file", "text.txt"]),
+            (["--log-probs", "1"], ["--prompt", "1"], ["--top-k", 2], ["--samples", 2],
+             ["--no-cache"], ["--explain"], ["--stop", "1"], ["--interactive"]),
+            (["--explain"], ["--samples", 2], ["--no-cache"], ["--stop", "1"], ["--tokens", 4]),
+            (["--explain"], ["--plot", "--samples", 2], ["--interactive"])):
+        for other in others:
+            assert f"{one[0]} has no use for --" in bad(*other, *one)
+    for way in ("--explain", "--plot"):
+        assert "second prompt" in bad(way, "--prompt", "1", "--prompt", "2")
+        assert "second prompt" in bad(way, "--prompt", "1", "--prompt-file", "text.txt")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    for flag in ("--prompt-file", "--log-probs"):
+        assert "latin is not UTF-8 text" in bad(flag, tmp_path / "latin")
+    assert "surrogate" in bad("--log-probs", "a\udcff")
     assert "--stop" in bad("--stop", "")
     assert "--log-probs" in bad("--json")
     assert "no text" in bad("--log-probs", "")
