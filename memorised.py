@@ -5,7 +5,8 @@ That a model writes well proves little if it writes down what it has read. So lo
 stretch of its text that stands in the training text as it is. To compare each stretch with each
 place would take for ever; books have an index for that. Sort all places of the training text by
 what one reads from there on (a suffix array): then whatever begins alike stands side by side, and
-to find a stretch, open the index in the middle, then in the middle of the right half, and so on.
+to find a stretch, open the index in the middle, then in the middle of the half that must hold it,
+and so on.
 
 How long is too long? People share phrases, too. Passages of the validation split, which nobody
 copied, say how long a stretch honest text has in common with the training text.
@@ -92,8 +93,11 @@ def split_text(corpus, split):
 
 
 def honest_lengths(size, val, text, order, n=200):
-    """How long the longest copy is, in characters, in up to n passages of size bytes of val."""
-    starts = np.unique(np.linspace(0, max(0, len(val) - size), n).astype(int)).tolist()
+    """How long the longest copy is, in characters, in each of up to n passages of val, size bytes
+    long, that do not overlap.
+    """
+    n = min(n, len(val) // max(1, size))
+    starts = np.linspace(0, len(val) - size, n).astype(int).tolist()
     return [characters(longest_copy(val[start:start + size], text, order)[0])
             for start in tqdm(starts, "comparing", unit="passage", leave=False, disable=None)]
 
@@ -107,34 +111,41 @@ def report(passage, val, text, order):
             "before": text[max(0, where - 40):where].decode("utf-8", errors="ignore"),
             "after": text[end:end + 40].decode("utf-8", errors="ignore"),
             "searched_bytes": len(text),
-            "honest_passages": len(lengths), "honest_median": float(np.median(lengths)),
-            "honest_longest": max(lengths)}
+            "honest_passages": len(lengths),
+            "honest_median": float(np.median(lengths)) if lengths else None,
+            "honest_longest": max(lengths, default=None)}
 
 
 def describe(r):
-    """The same in words."""
+    """The same in words; a verdict only where there is enough honest text to compare with."""
     stretch, where = r["copied"], "the training text"
     if r["searched_bytes"] == MOST:
         where += f" (its first {MOST:,} bytes)"
     if len(stretch) > 300:
         stretch = f"{stretch[:150]} ... {stretch[-150:]}"
-    verdict = ("more than honest text does: it copies"
-               if r["copied_characters"] > r["honest_longest"] else "no more than honest text does")
+    if r["honest_passages"] < 20:
+        verdict = (f"The validation split has {r['honest_passages']} passages as long, too few to "
+                   "say whether honest text shares less.")
+    else:
+        more = r["copied_characters"] > r["honest_longest"]
+        verdict = f"""\
+Of {r['honest_passages']} passages of the validation split, as long, half share at most \
+{r['honest_median']:.0f} characters in a row
+with the training text, and none more than {r['honest_longest']}. So it shares \
+{"more than honest text does: it copies" if more else "no more than honest text does"}."""
     return f"""\
 {r['characters']:,} characters. The longest stretch of them that stands in {where} has \
 {r['copied_characters']:,}:
 
 {r['before']}[{stretch}]{r['after']}
 
-Of {r['honest_passages']} passages of the validation split, as long, half share at most \
-{r['honest_median']:.0f} characters in a row
-with the training text, and none more than {r['honest_longest']}. So it shares {verdict}."""
+{verdict}"""
 
 
 def main():
     parser = Parser("Find the longest stretch of a text that stands in a training text.")
     parser.add_argument("text", nargs="?", default="To be, or not to be, I ask",
-                        help="the text (default: five words of Hamlet's, and two more)")
+                        help="the text (default: six words of Hamlet's, and two more)")
     parser.add_argument("--file", metavar="FILE", help="the same, from a file")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no prose")
     add_flags(parser, DataConfig)

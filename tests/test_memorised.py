@@ -4,6 +4,8 @@ import json
 import sys
 from contextlib import redirect_stdout
 
+import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ TEXT = "Il était une fois un roi, et une reine qui était sa femme. Ils vivaien
 
 
 def test_a_copied_passage_is_found_and_told_from_honest_text():
-    text, val = (TEXT * 3).encode(), ("Tout autre chose: " * 40).encode()
+    text, val = (TEXT * 3).encode(), ("Tout autre chose: " * 80).encode()
     order = suffix_array(text)
     r = report("Voici: une reine qui était sa femme!".encode(), val, text, order)
     assert r["copied"] == " une reine qui était sa femme" and r["copied_characters"] == 29
@@ -50,6 +52,29 @@ def test_a_copied_passage_is_found_and_told_from_honest_text():
     r = report(val[:60], val, text, order)
     assert r["copied_characters"] <= r["honest_longest"]
     assert "it copies" not in memorised.describe(r)
+
+
+def test_there_is_no_verdict_on_little_honest_text():
+    """20 passages as long as the text, side by side, or none."""
+    text, passage = (TEXT * 3).encode(), b"une reine qui"
+    order = suffix_array(text)
+    for n, said in ((20, "it copies"), (19, "19 passages as long, too few"), (0, "0 passages")):
+        r = report(passage, b"x" * len(passage) * n, text, order)
+        assert r["honest_passages"] == n and said in memorised.describe(r)
+        assert ("it copies" in memorised.describe(r)) == (n == 20)
+    assert r["honest_longest"] is None and r["honest_median"] is None
+
+
+@given(st.integers(1, 50), st.integers(0, 2000))
+def test_honest_passages_do_not_overlap(size, n_bytes):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memorised, "longest_copy", lambda passage, *index: (seen.append(passage), 0))
+        patch.setattr(memorised, "characters", lambda stretch: 1)
+        val = np.arange(n_bytes)
+        honest_lengths(size, val, b"", [])
+    assert len(seen) == min(200, n_bytes // size) and all(len(part) == size for part in seen)
+    assert all(a[-1] < b[0] for a, b in zip(seen, seen[1:]))
 
 
 def test_whole_characters_are_counted_and_shown():
