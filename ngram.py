@@ -104,7 +104,7 @@ class NGram:
         tokens = np.asarray(tokens, dtype=np.int64)                     # (n,)
         self.keys = [np.zeros(1, dtype=np.int64)]       # order 0 has one gram, of no token
         self.seen, self.continued = {}, {}              # order -> shares and rests
-        place = np.zeros(len(tokens) + 1, dtype=np.int64)
+        place = np.zeros(len(tokens) + 1, dtype=np.int64)   # [i]: of the gram that starts at i
         for k in tqdm(range(1, order + 1), "counting", unit="order", leave=False, disable=None):
             shorter = place                                             # (n - k + 2,)
             keys, place, counts = count_keys(shorter[:-1] * self.V + tokens[k - 1:])
@@ -120,8 +120,8 @@ class NGram:
     def places(self, tokens):
         """Where the k tokens before each token stand among the grams of order k; -1: nowhere.
 
-        tokens (n,); the result is (order + 1, n + 1), a row for each k from 0 on. Its last column
-        is for the token that would come next.
+        tokens (n,); the result is (order + 1, n + 1): at [k, j] the gram of k tokens that ends
+        before token j. The last column is for the token that would come next.
         """
         tokens = np.asarray(tokens, dtype=np.int64)                     # (n,)
         places = np.full((self.order + 1, len(tokens) + 1), -1)
