@@ -19,12 +19,12 @@ Bootstrap for General Stationary Observations (Künsch, 1989), which draws stret
 Calibration of Modern Neural Networks (Guo et al., 2017), for the calibration error.
 """
 import math
-import os
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from checkpoint import write_aside
 from cli import Parser, clear_errors
 
 # ------------------------------------------------------------------------------------------
@@ -34,6 +34,8 @@ from cli import Parser, clear_errors
 # is to add up other stretches.
 
 BINS = 15       # of sureness, equally wide
+NATS, FIRST, IN_FIVE, SURE = range(4)       # the columns of what is judged, (n, 4)
+TOKENS, EXCESS = 3, slice(4, None)          # those of sums: NATS, FIRST and IN_FIVE, then these
 
 
 def stretches(ids, tokenizer, n_bytes):
@@ -69,12 +71,12 @@ def figures(sums, n_bytes, n_characters):
 
     Bytes and characters are those of the whole text: a stretch is a fixed part of both.
     """
-    nats, first, in_five, tokens, excess = (*np.moveaxis(sums[..., :4], -1, 0), sums[..., 4:])
-    loss, bits = nats / tokens, nats / math.log(2)
+    tokens, bits = sums[..., TOKENS], sums[..., NATS] / math.log(2)
+    loss = sums[..., NATS] / tokens
     return {"loss": loss, "perplexity": np.exp(loss), "bits_per_byte": bits / n_bytes,
-            "bits_per_character": bits / n_characters, "accuracy": first / tokens,
-            "top5_accuracy": in_five / tokens,
-            "calibration_error": np.abs(excess).sum(axis=-1) / tokens}
+            "bits_per_character": bits / n_characters, "accuracy": sums[..., FIRST] / tokens,
+            "top5_accuracy": sums[..., IN_FIVE] / tokens,
+            "calibration_error": np.abs(sums[..., EXCESS]).sum(axis=-1) / tokens}
 
 
 def resample(sums, seed=1, n=1000):
@@ -109,8 +111,14 @@ def interval(estimate, resampled, n_stretches):
 # Two figures are better drawn: is a model as right as it is sure, and does it use what it has read?
 
 
+PICTURES = (".png", ".pdf", ".svg")
+
+
 def draw_pictures(models, path):
-    """Two panels, a line in each for every model: its name, judged (n, 4), and context length T."""
+    """Two panels, a line in each for every model: its name, judged (n, 4), and context length T.
+
+    path ends in one of PICTURES.
+    """
     import matplotlib
     matplotlib.use("Agg")       # draw into files; no window needed
     from matplotlib import pyplot
@@ -134,9 +142,13 @@ def draw_pictures(models, path):
         edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
         grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)
         middle = (edges[:-1] + edges[1:] - 1) / 2 + 1                   # tokens read, 1 to T
-        mean, error = grouped.mean(axis=0), 1.96 * grouped.std(axis=0) / math.sqrt(len(windows))
+        mean = grouped.mean(axis=0)
         right.plot(middle, mean, ".-", color=f"C{i}", label=name)
-        right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
+        if len(windows) >= 20:          # neighbours are alike: stretches of windows tell how much
+            parts = np.array_split(grouped, min(100, len(windows)))
+            error = 1.96 * np.std([part.mean(axis=0) for part in parts], axis=0, ddof=1)
+            error /= math.sqrt(len(parts))
+            right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
     left.set(xlabel="how sure the model was of its first guess", ylabel="how often that was right",
              title="calibration (a dot's size: how many guesses)")
     right.set(xlabel="tokens it had read in the window", ylabel="loss (nats per token)",
@@ -145,9 +157,7 @@ def draw_pictures(models, path):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, loc="best")
     right.xaxis.set_major_formatter("{x:,.0f}")
-    aside = path.with_name(f"{path.name}.unfinished")
-    figure.savefig(aside, dpi=120, format="png")
-    os.replace(aside, path)
+    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format=path.suffix[1:]))
     pyplot.close(figure)
 
 
