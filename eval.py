@@ -15,17 +15,21 @@ each place is asked for the next token. Its answers make these figures, each wit
                     error, over 15 bins of sureness: 0 % is a model that knows what it knows
 
 Beside the model stand others, easily had: n-grams counted in the same training split (ngram.py),
-and one that knows nothing. And there are two looks for a model that has learned its text by
-heart: is its loss lower there, and does it write down what it has read (memorised.py)?
+and one that knows nothing. (N-grams have a small advantage: the model begins each window blind,
+while they always know the few tokens that stand before.) And there are two looks for a model that
+has learned its text by heart: is its loss lower there, and does it write down what it has read
+(memorised.py)?
 
     python eval.py                          # the newest run
     python eval.py runs/nano runs/shallow   # which is better?
     python eval.py --text letter.txt        # on a text of yours
     python eval.py runs/nano --json
 """
+import hashlib
 import json
 import math
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,14 +37,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from batches import draw, every_window, windows_per_epoch
-from bootstrap import add_up, draw_pictures, figures, interval, resample, stretches
+from batches import epoch_order, every_window
+from bootstrap import (NATS, PICTURES, SURE, TOKENS, add_up, draw_pictures, figures, interval,
+                       resample, stretches)
 from checkpoint import find_run, load_run, pick_device, read_config
 from cli import Parser, clear_errors
 from data import DataConfig, corpus_hash, load_corpus, read_text, reopen
 from memorised import describe, report, split_text, suffix_array
 from ngram import MAX_ORDER, NGram
-from sample import generate
+from sample import SampleConfig, generate, picker
 
 # ------------------------------------------------------------------------------------------
 # Judge: four numbers for each token that was asked for.
@@ -70,7 +75,7 @@ def judge(model, batches, n_batches, what):
         nats = -log_p.gather(-1, targets[:, None])                      # (B * T, 1)
         judged.append(torch.cat([nats, guesses(log_p, targets)], dim=-1).cpu().double())
     judged = torch.cat(judged)                                          # (n, 4)
-    judged[:, 3] = judged[:, 3].exp()
+    judged[:, SURE] = judged[:, SURE].exp()
     return judged.numpy()
 
 
@@ -80,12 +85,18 @@ def judge_text(model, ids):
     return judge(model, every_window(ids, B, T), math.ceil((len(ids) - 1) / (B * T)), "reading")
 
 
-def judge_learned(model, ids, n, seed=1):
-    """On windows of the training text, n tokens or a few more, drawn as training draws them."""
+def learned_windows(n_tokens, T, n, seed=1):
+    """Where windows of the training text begin, n targets or a few more, as training draws them."""
+    return epoch_order(n_tokens, T, seed, epoch=0)[:math.ceil(n / T)]   # (windows,)
+
+
+def judge_learned(model, ids, starts):
+    """On the windows of the training text that begin there: (windows * T, 4)."""
     B, T = batch_size(model), model.config.context_length
-    steps = math.ceil(min(n / T, windows_per_epoch(len(ids), T)) / B)
-    batches = (draw(ids, B, T, seed, step) for step in range(steps))
-    return judge(model, batches, steps, "reading training text")
+    places = (starts[i:i + B, None] + np.arange(T + 1) for i in range(0, len(starts), B))
+    windows = (torch.from_numpy(ids[place].astype(np.int64)) for place in places)   # (B, T + 1)
+    batches = ((window[:, :-1], window[:, 1:]) for window in windows)
+    return judge(model, batches, math.ceil(len(starts) / B), "reading training text")
 
 
 def batch_size(model):
@@ -102,7 +113,7 @@ def judge_ngrams(ngram, ids):
     """
     nats = -np.log(ngram.probabilities(ids)[:, 1:])                     # (order, n)
     judged = np.full((*nats.shape, 4), np.nan)
-    judged[..., 0] = nats
+    judged[..., NATS] = nats
     places, n = ngram.places(ids)[:, 1:-1], max(1, 2 ** 21 // ngram.V)
     targets = torch.from_numpy(np.asarray(ids[1:], dtype=np.int64))     # (n,)
     starts = range(0, len(targets) if ngram.V <= 2048 else 0, n)
@@ -112,27 +123,41 @@ def judge_ngrams(ngram, ids):
     return judged
 
 
+def judge_learned_ngrams(ngram, ids, starts, T):
+    """Their surprise on such windows: (order, windows * T). Each knows what stands before one."""
+    before = ngram.order - 1
+    places = (starts[:, None] + np.arange(1 - before, T + 1)).clip(0)   # (windows, before + T)
+    p = ngram.probabilities(ids[places].ravel()).reshape(ngram.order, *places.shape)
+    return -np.log(p[..., before:]).reshape(ngram.order, -1)
+
+
 # ------------------------------------------------------------------------------------------
 # A row of the table: a model, what it scored on a text, and what that says.
 
+SHARES = "accuracy", "top5_accuracy", "calibration_error"       # they end at 0 and at 100 %
 
-def row(name, judged, stretch, counts):
-    """All figures of judged (n, 4), with intervals. counts: bytes and characters of the text."""
-    sums, sizes = add_up(judged, stretch), (counts["bytes"], counts["characters"])
+
+def measure(name, judged, run):
+    """The row of judged (n, 4): all figures, with intervals. run has the text: see open_run()."""
+    sums, sizes = add_up(judged, run.stretch), (run.counts["bytes"], run.counts["characters"])
     found, spread = figures(sums.sum(axis=0), *sizes), figures(resample(sums), *sizes)
+    intervals = {key: interval(x, spread[key], len(sums)) for key, x in found.items()}
+    for key in SHARES:
+        intervals[key] = intervals[key] and np.clip(intervals[key], 0, 1).tolist()
     return SimpleNamespace(
-        name=name, sums=sums, sizes=sizes, bits=spread["bits_per_byte"],
+        name=name, run=run, sums=sums, sizes=sizes, bits=spread["bits_per_byte"],
         figures={key: None if np.isnan(x) else float(x) for key, x in found.items()},
-        intervals={key: interval(x, spread[key], len(sums)) for key, x in found.items()})
+        intervals=intervals, overfitting=None, memorised=None)
 
 
 def compare(a, b):
-    """How many bits per byte a needs more than b on the same text; None if the texts differ.
+    """How many bits per byte row a needs more than b on the same text; None if the texts differ.
 
     Both are resampled alike: what is hard for the one is hard for the other, so the difference
     is surer than either.
     """
-    if a is b or a.sizes != b.sizes:
+    hashes = {a.run.hash, b.run.hash} - {None}          # None: a part of the text is <unk>
+    if a is b or a.sizes != b.sizes or len(hashes) > 1:
         return None
     difference = a.figures["bits_per_byte"] - b.figures["bits_per_byte"]
     return {"than": b.name, "bits_per_byte": difference,
@@ -148,44 +173,57 @@ def overfitting(sums, nats):
     """
     stretch = np.arange(len(nats)) * len(sums) // len(nats)
     learned = np.column_stack([np.bincount(stretch, nats), np.bincount(stretch)])
-    others = sums[:, [0, 3]], learned
+    others = sums[:, [NATS, TOKENS]], learned
     loss, train_loss = (both[:, 0].sum() / both[:, 1].sum() for both in others)
     a, b = (resample(both, seed).T for seed, both in enumerate(others))
     return {"train_loss": float(train_loss), "gap": float(loss - train_loss),
             "interval": interval(loss - train_loss, a[0] / a[1] - b[0] / b[1], len(sums))}
 
 
-def run_row(a):
+def run_row(run):
     """The row of a run that open_run() has opened."""
-    judged = judge_text(a.model, a.ids)
-    mine = row(a.name, judged, a.stretch, a.counts)
-    mine.judged, mine.context_length = judged, a.model.config.context_length
-    if a.learned is not None:
-        learned = judge_learned(a.model, a.learned, len(judged))
-        mine.overfitting = overfitting(mine.sums, learned[:, 0])
-    return mine
+    judged, T = judge_text(run.model, run.ids), run.model.config.context_length
+    row = measure(run.name, judged, run)
+    row.judged = judged
+    if run.learned is not None:
+        starts = learned_windows(len(run.learned), T, len(judged))
+        row.overfitting = overfitting(
+            row.sums, judge_learned(run.model, run.learned, starts)[:, NATS])
+    return row
 
 
-def baseline_rows(a, order, label=""):
+def baseline_rows(run, order, label=""):
     """Models that are easily had, on a run's text: n-grams up to an order, and knowing nothing."""
-    n, V = len(a.ids) - 1, a.tokens.vocab_size
+    n, V, T = len(run.ids) - 1, run.tokens.vocab_size, run.model.config.context_length
     nothing = np.tile([math.log(V), 1 / V, min(5, V) / V, 1 / V], (n, 1))       # (n, 4)
-    rows = [row(f"knows nothing{label}", nothing, a.stretch, a.counts)]
-    if order and a.corpus:
-        train = a.corpus.train[:50_000_000]         # 60 bytes of memory for each to count: 3 GB
-        if len(train) < len(a.corpus.train):
+    rows = [measure(f"knows nothing{label}", nothing, run)]
+    if order and run.corpus:
+        train = run.corpus.train[:50_000_000]       # 60 bytes of memory for each to count: 3 GB
+        if len(train) < len(run.corpus.train):
             label += f", of the first {len(train):,} tokens"
         ngram = NGram(train, V, min(order, len(train)))
-        learned = -np.log(ngram.probabilities(train[:len(a.ids)]))      # (order, n)
-        for k, judged in enumerate(judge_ngrams(ngram, a.ids)):
-            rows.append(row(f"{k + 1}-gram{label}", judged, a.stretch, a.counts))
-            if a.learned is not None:
-                rows[-1].overfitting = overfitting(rows[-1].sums, learned[k])
+        for k, judged in enumerate(judge_ngrams(ngram, run.ids)):
+            rows.append(measure(f"{k + 1}-gram{label}", judged, run))
+        if run.learned is not None:         # the run's windows, of those that were counted
+            starts = learned_windows(len(run.learned), T, len(run.learned))
+            starts = starts[starts + T < len(train)][:math.ceil(n / T)]
+            for row, nats in zip(rows[1:], judge_learned_ngrams(ngram, train, starts, T)):
+                row.overfitting = overfitting(row.sums, nats)
     return rows
 
 
 # ------------------------------------------------------------------------------------------
 # From the name of a run to all that measuring it takes.
+
+
+def text_hash(tokens, ids, block=2 ** 20):
+    """A fingerprint of a text, whichever tokenizer cut it: of all but what separates documents."""
+    specials, digest = list(tokens.special_ids.values()), hashlib.sha256()
+    for start in range(0, len(ids), block):
+        part = ids[start:start + block]
+        part = b"".join([tokens.tokens[i] for i in part[~np.isin(part, specials)].tolist()])
+        digest.update(part.replace(b"\n", b""))
+    return digest.hexdigest()
 
 
 def open_run(folder, options, device):
@@ -205,7 +243,8 @@ def open_run(folder, options, device):
     except (ValueError, OSError) as error:
         if options.data or not options.text:
             raise
-        print(f"eval.py: no n-grams to compare {folder} with: {error}", file=sys.stderr)
+        if options.ngram:
+            print(f"eval.py: no n-grams to compare {folder} with: {error}", file=sys.stderr)
     if corpus:
         own, other = (json.loads((place / "tokenizer.json").read_text(encoding="utf-8"))
                       for place in (folder, corpus.folder))
@@ -213,8 +252,8 @@ def open_run(folder, options, device):
             raise ValueError(
                 f"{corpus.folder} was prepared with another tokenizer ({corpus.tokenizer.kind}, "
                 f"{corpus.tokenizer.vocab_size:,} tokens) than {folder} has ({tokens.kind}, "
-                f"{tokens.vocab_size:,}), so its ids mean something else to the model; "
-                "--text FILE measures it on any text")
+                f"{tokens.vocab_size:,}), so its ids mean something else to the model"
+                + ("" if options.text else "; --text FILE measures it on any text"))
     if options.text:
         text = read_text(options.text, DataConfig(**config["data"]))
         ids = np.array(tokens.encode(text, special="text"), dtype=np.int64)
@@ -231,17 +270,17 @@ def open_run(folder, options, device):
     return SimpleNamespace(
         name=str(folder), kind=f"{tokens.kind} {tokens.vocab_size:,}", model=model, tokens=tokens,
         corpus=corpus, learned=corpus.train if learned else None, text=text, ids=ids,
-        counts=counts, stretch=stretches(ids, tokens, counts["bytes"]))
+        counts=counts, stretch=stretches(ids, tokens, counts["bytes"]),
+        hash=None if counts["unknown"] else text_hash(tokens, ids))
 
 
-def sample_of(a, n_tokens):
+def sample_of(run, n_tokens):
     """What the model of a run writes, as it speaks: drawn from its own probabilities. Bytes."""
-    device = next(a.model.parameters()).device
-    rng = torch.Generator(device).manual_seed(1)
-    ids = generate(a.model, a.tokens.separator or [0], n_tokens, lambda logits: torch.multinomial(
-        torch.softmax(logits.float(), dim=-1), 1, generator=rng)[:, 0])
-    bar = tqdm(ids, "writing", n_tokens, leave=False, unit="token", disable=None)
-    return a.tokens.decode(list(bar)).encode()
+    start = run.tokens.separator or [0]
+    pick = picker(SampleConfig(temperature=1.0), [start])
+    bar = tqdm(generate(run.model, start, n_tokens, pick), "writing", n_tokens, leave=False,
+               unit="token", disable=None)
+    return run.tokens.decode(list(bar)).encode()
 
 
 # ------------------------------------------------------------------------------------------
@@ -254,12 +293,14 @@ COLUMNS = (     # key, heading, width, format
     ("calibration_error", "calibration", 13, ".2%"))
 
 
-def answer(a, best):
+def answer(row, best):
     """All that is known of a row, as JSON has it; best is the row it is compared with."""
-    more = {key: getattr(a, key, None) for key in ("overfitting", "memorised")}
-    counted = {"tokens": int(a.sums[:, 3].sum()), "bytes": a.sizes[0], "characters": a.sizes[1]}
-    return ({"model": a.name} | counted | a.figures
-            | {"intervals": a.intervals, "difference": compare(a, best)} | more)
+    counts = row.run.counts
+    return {"model": row.name, "text": row.run.text, "tokens": int(row.sums[:, TOKENS].sum()),
+            "bytes": row.sizes[0], "characters": row.sizes[1],
+            "unknown": counts["unknown"] / counts["tokens"], **row.figures,
+            "intervals": row.intervals, "difference": compare(row, best),
+            "overfitting": row.overfitting, "memorised": row.memorised}
 
 
 def cells(found):
@@ -276,35 +317,38 @@ def between(bounds):
     return f"   {low:+.4f} to {high:+.4f}" + ("   could be luck" if low <= 0 <= high else "")
 
 
-def print_report(answers, runs):
+def print_report(answers, runs, sample=None):
     """The table; what is gain and what is luck; what was learned by heart."""
-    width = max(18, *(len(a["model"]) + 1 for a in answers))
-    names = [f"{a['model']:{width}}" for a in answers]
+    names = [found["model"] + " *" * (found["unknown"] > 0) for found in answers]
+    width = max(18, *(len(name) + 1 for name in names))
+    names = [f"{name:{width}}" for name in names]
     print(f"{'model':{width}}" + "".join(f"{heading:>{w}}" for _, heading, w, _ in COLUMNS))
-    for name, a in zip(names, answers):
-        print(name + cells(a))
-        if a["model"] in runs and a["intervals"]["loss"]:
+    for name, found in zip(names, answers):
+        print(name + cells(found))
+        if found["model"] in runs and found["intervals"]["loss"]:
             for i, end in enumerate(("   95 %, from", "           to")):
-                bounds = {key: both and both[i] for key, both in a["intervals"].items()}
+                bounds = {key: both and both[i] for key, both in found["intervals"].items()}
                 print(f"{end:{width}}{cells(bounds)}")
 
-    best = next(a["model"] for a in answers if a["model"] in runs)
+    best = next(found["model"] for found in answers if found["model"] in runs)
     print(f"\nBits per byte more (+) or fewer (-) than {best} on the same text, with the 95 % "
           "interval:")
-    for name, a in zip(names, answers):
-        if a["model"] != best:
-            d = a["difference"]
+    for name, found in zip(names, answers):
+        if found["model"] != best:
+            d = found["difference"]
             print(name + (f"{d['bits_per_byte']:+12.4f}{between(d['interval'])}" if d else
                           f"{'-':>12}   measured on another text"))
-    if any(a["overfitting"] for a in answers):
+    if any(found["overfitting"] for found in answers):
         print("\nLoss on as much training text, and how far that is below the loss above. A wide "
               "gap is what\nwas learned by heart, of no use elsewhere:")
-        for name, a in zip(names, answers):
-            if o := a["overfitting"]:
+        for name, found in zip(names, answers):
+            if o := found["overfitting"]:
                 print(f"{name}{o['train_loss']:12.4f}{o['gap']:+12.4f}{between(o['interval'])}")
-    for a in answers:
-        if a["memorised"]:
-            print(f"\n{a['model']} wrote {describe(a['memorised'])}")
+    for found in answers:
+        if found["memorised"]:
+            who = (f"{sample}, beside what {found['model']} has read, has" if sample else
+                   f"{found['model']} wrote")
+            print(f"\n{who} {describe(found['memorised'])}")
 
 
 # ------------------------------------------------------------------------------------------
@@ -347,45 +391,49 @@ def main():
         sample = options.sample and read_text(options.sample).encode()
         if sample == b"":
             raise ValueError(f"there is no text in {options.sample}")
-        if options.sample and options.text:
-            raise ValueError("--sample is looked for in the training text, --text is another to "
-                             "measure: leave one of them out")
+        if options.sample and any(run.learned is None for run in runs):
+            raise ValueError("--sample is looked for in the training text, --text and --data "
+                             "name another to measure: leave one of them out")
         beside = folders[0] if len(runs) == 1 and not options.text else Path()
         path = Path(options.out or beside / "eval.png")
         if not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent} to draw {path.name} into")
+        if path.suffix.lower() not in PICTURES:
+            raise ValueError(f"--out is {path}; its name must end in {', '.join(PICTURES)}")
 
     with clear_errors(OSError):
-        rows, indexes = [], {}
-        for a in runs:
-            rows.append(run_row(a))
-            if a.learned is not None and (sample or options.tokens):
-                train, val = split_text(a.corpus, "train"), split_text(a.corpus, "val")
-                if train not in indexes:
-                    indexes[train] = suffix_array(train)
-                rows[-1].memorised = report(sample or sample_of(a, options.tokens), val, train,
-                                            indexes[train])
-        draw_pictures([(a.name, a.judged, a.context_length) for a in rows], path)
-        others = {(a.kind, a.corpus and a.corpus.folder): a for a in runs}
-        for (kind, folder), a in others.items():
-            label = kind if len({b.kind for b in runs}) == len(others) else f"{kind}, {folder}"
-            rows += baseline_rows(a, options.ngram, f", {label}" if len(others) > 1 else "")
+        rows, texts, index = [], {}, cache(suffix_array)
+        for run in runs:
+            rows.append(run_row(run))
+            if run.learned is not None and (sample or options.tokens):
+                folder = run.corpus.folder
+                if folder not in texts:
+                    texts[folder] = [split_text(run.corpus, split) for split in ("train", "val")]
+                train, val = texts[folder]
+                rows[-1].memorised = report(sample or sample_of(run, options.tokens), val, train,
+                                            index(train))
+        draw_pictures([(row.name, row.judged, row.run.model.config.context_length)
+                       for row in rows], path)
+        others = {(run.kind, run.corpus and run.corpus.folder): run for run in runs}
+        for (kind, folder), run in others.items():
+            label = kind if len({r.kind for r in runs}) == len(others) else f"{kind}, {folder}"
+            rows += baseline_rows(run, options.ngram, f", {label}" if len(others) > 1 else "")
 
-    names = [a.name for a in runs]
-    rows.sort(key=lambda a: a.figures["bits_per_byte"])
-    best = next(a for a in rows if a.name in names)
-    answers = [answer(a, best) for a in rows]
+    names = [run.name for run in runs]
+    rows.sort(key=lambda row: row.figures["bits_per_byte"])
+    best = next(row for row in rows if row.name in names)
+    answers = [answer(row, best) for row in rows]
     if options.json:
         print(json.dumps({"run": best.name} | answer(best, best)
                          | {"picture": str(path), "rows": answers}))
         return
-    for a in runs:
-        print(f"{a.text}: {len(a.ids) - 1:,} tokens foretold, {a.counts['bytes']:,} bytes")
-        if a.counts["unknown"]:
-            print(f"    {a.counts['unknown'] / len(a.ids):.1%} of the tokens are <unk>: what they "
-                  "stand for need not be foretold, which flatters")
+    for run in runs:
+        print(f"{run.text}: {len(run.ids) - 1:,} tokens foretold, {run.counts['bytes']:,} bytes")
+        if run.counts["unknown"]:
+            print(f"    {run.counts['unknown'] / len(run.ids):.1%} of the tokens are <unk>: what "
+                  "they stand for need not be foretold, which flatters the rows marked *")
     print()
-    print_report(answers, names)
+    print_report(answers, names, options.sample)
     print(f"\ndrew {path}: calibration, and loss by position")
 
 

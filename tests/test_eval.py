@@ -6,6 +6,7 @@ import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from conftest import TEXT, one_line
 from data import DataConfig, corpus_hash, load_corpus, prepare
 from model import GPT, GPTConfig
 from ngram import NGram
+from sample import SampleConfig, generate, picker
 
 
 def ask(*arguments, cwd):
@@ -210,6 +212,60 @@ def test_runs_on_different_texts_are_not_compared(several):
     assert "measured on another text" in out
 
 
+def test_texts_of_the_same_size_are_still_two(several):
+    """With other figures, and nothing else."""
+    swapped = str.maketrans("0123456789", "1234567890")
+    (several / "swapped.txt").write_text(LONG.translate(swapped), encoding="utf-8")
+    make_run(several, "swapped", 1, dict(source=("swapped.txt",), val_fraction=0.5))
+    none = ["--tokens", 0, "--ngram", 0]
+    found = asked("runs/a", "runs/c", "runs/swapped", *none, cwd=several)
+    rows = {row["model"]: row for row in found["rows"]}
+    assert rows["runs/a"]["bytes"] == rows["runs/swapped"]["bytes"]
+    for a, b, same in (("a", "c", True), ("a", "swapped", False), ("c", "swapped", False)):
+        found = asked(f"runs/{a}", f"runs/{b}", *none, cwd=several)["rows"]
+        differ = [row for row in found if row["model"].startswith("runs/")][1]["difference"]
+        assert (differ is not None) == same
+
+
+def test_one_text_whatever_separates_its_documents(several):
+    """Characters put two line ends between two, byte pairs a token that is no text."""
+    texts = [f"{n} bottles\n\nfall" for n in range(200)]
+    for n, text in enumerate(texts):
+        (several / f"part{n}.txt").write_text(text)
+    hashes = set()
+    for settings in ({}, dict(tokenizer="bpe", vocab_size=300), dict(tokenizer="word")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(several)
+            corpus = load_corpus(prepare(DataConfig(source=("part*.txt",), **settings)))
+        assert corpus.meta["train"]["unknown"] == 0 and corpus.meta["train"]["documents"] > 1
+        hashes.add(evaluation.text_hash(corpus.tokenizer, corpus.train, block=7))
+    assert len(hashes) == 1
+
+
+def test_rows_with_unknown_words_are_marked(several):
+    make_run(several, "words", 1, dict(source=("long.txt",), val_fraction=0.5, tokenizer="word",
+                                       vocab_size=20))
+    ask_for = ["runs/a", "runs/words", "--tokens", 0, "--ngram", 1]
+    (out, _), found = ask(*ask_for, cwd=several), asked(*ask_for, cwd=several)["rows"]
+    assert len(found) == 6
+    for row in found:
+        unknown = "word" in row["model"]
+        assert (row["unknown"] > 0.05) == unknown and row["text"].startswith("validation split of")
+        assert (f"{row['model']} * " in out) == unknown
+        assert row["difference"] is not None or row is next(
+            row for row in found if row["model"].startswith("runs/"))
+    assert "flatters the rows marked *" in out
+
+
+def test_shares_end_at_0_and_at_100_percent(several):
+    run = SimpleNamespace(stretch=np.arange(1000) // 20, counts={"bytes": 1, "characters": 1})
+    rng = np.random.default_rng(1)
+    right = rng.random(1000) < np.repeat(rng.random(50) < 0.98, 20)
+    row = evaluation.measure("", np.stack([np.ones(1000), right, right, right], axis=1), run)
+    ends = [end for key in evaluation.SHARES for end in row.intervals[key]]
+    assert all(0 <= end <= 1 for end in ends) and 1 in ends and 0 in ends
+
+
 def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_token(several):
     """Whether the tokens are characters, byte pairs or bytes."""
     make_run(several, "flat-bytes", 5, dict(source=("long.txt",), val_fraction=0.5,
@@ -231,6 +287,13 @@ def test_a_uniform_model_needs_log2_of_the_vocabulary_for_each_token(several):
     assert nothing["calibration_error"] == pytest.approx(0, abs=1e-12)
 
 
+def windows_of_training(corpus, tokens):
+    """As many as fill the validation split, of those that training draws: ids and targets."""
+    n_windows = min(math.ceil((len(corpus.val) - 1) / 16), len(corpus.train) // 16 - 1)
+    batches = [draw(tokens, 8, 16, 1, step) for step in range(math.ceil(n_windows / 8))]
+    return (torch.cat(x)[:n_windows] for x in zip(*batches))
+
+
 def test_ngram_rows_are_what_ngrams_say(several, table):
     corpus = corpus_of_a(several)
     ngram = NGram(corpus.train, corpus.tokenizer.vocab_size, 2)
@@ -244,8 +307,20 @@ def test_ngram_rows_are_what_ngrams_say(several, table):
         surely = ((p >= right[:, None]).sum(1) <= n).mean()
         perhaps = ((p > right[:, None]).sum(1) < n).mean()
         assert surely <= found[key] <= perhaps < surely + 0.1
-    train_loss = -np.log(ngram.probabilities(corpus.train[:len(corpus.val)])[1]).mean()
+    _, places = windows_of_training(corpus, np.arange(len(corpus.train)))
+    train_loss = -np.log(ngram.probabilities(corpus.train)[1])[places].mean()
     assert found["overfitting"]["train_loss"] == pytest.approx(train_loss)
+
+
+def test_ngrams_know_what_stands_before_a_window():
+    """All but those at the very beginning of the text are scored as in the whole of it."""
+    train = np.random.default_rng(1).integers(0, 3, 300)
+    ngram, starts = NGram(train, 3, 5), np.array([283, 4, 0, 100])
+    nats = evaluation.judge_learned_ngrams(ngram, train, starts, 16)
+    whole = -np.log(ngram.probabilities(train))
+    for row, start in enumerate(starts):
+        known = nats[:, row * 16:row * 16 + 16][:, 4 * (start == 0):]
+        assert known == pytest.approx(whole[:, start + 1:start + 17][:, -known.shape[1]:])
 
 
 def test_a_large_vocabulary_has_no_guesses(several):
@@ -254,7 +329,8 @@ def test_a_large_vocabulary_has_no_guesses(several):
     assert np.isfinite(judged[..., 0]).all() and np.isnan(judged[..., 1:]).all()
     judged = evaluation.judge_ngrams(NGram(np.arange(2000), 2000, 2), np.arange(100))
     assert (judged[1, :, 1] == 1).all()
-    a = evaluation.row("3", np.full((50, 4), np.nan), np.arange(50), {"bytes": 1, "characters": 1})
+    a = evaluation.measure("3", np.full((50, 4), np.nan), SimpleNamespace(
+        stretch=np.arange(50), counts={"bytes": 1, "characters": 1}))
     assert a.figures["accuracy"] is None and a.intervals["accuracy"] is None
 
 
@@ -265,11 +341,7 @@ def test_a_large_vocabulary_has_no_guesses(several):
 def test_the_training_loss_is_of_windows_that_training_draws(several, table):
     model, _ = load_run(several / "runs/a")
     corpus = corpus_of_a(several)
-    n_windows = min(math.ceil((len(corpus.val) - 1) / 16), len(corpus.train) // 16 - 1)
-    B = 4096 // 16
-    batches = [draw(corpus.train, B, 16, 1, step) for step in range(math.ceil(n_windows / B))]
-    ids, targets = (torch.cat(x) for x in zip(*batches))
-    assert len(corpus.val) * 0.95 < ids.numel() < len(corpus.val) + 2 * 4096
+    ids, targets = windows_of_training(corpus, corpus.train)
     with torch.no_grad():
         loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten()).item()
     found = next(a for a in table[1]["rows"] if a["model"] == "runs/a")
@@ -303,7 +375,18 @@ def test_a_copied_sample_is_found(several, tmp_path):
     m = found["memorised"]
     assert LONG[2000:2300].strip() in m["copied"] and m["copied_characters"] > m["honest_longest"]
     out, _ = ask("runs/a", "--ngram", 0, "--sample", tmp_path / "copied.txt", cwd=several)
-    assert "it copies" in out
+    assert "it copies" in out and f"{tmp_path / 'copied.txt'}, beside what runs/a has read" in out
+    assert "wrote" not in out
+
+
+def test_what_a_model_writes_is_drawn_from_its_own_probabilities(several):
+    """With the seed that sample.py has for its first text, on whatever device."""
+    model, tokens = load_run(several / "runs/a")
+    run = SimpleNamespace(model=model, tokens=tokens)
+    start = tokens.separator
+    pick = picker(SampleConfig(temperature=1.0, seed=1), [start])
+    ids = list(generate(model, start, 50, pick))
+    assert evaluation.sample_of(run, 50) == tokens.decode(ids).encode()
 
 
 # ------------------------------------------------------------------------------------------
@@ -339,13 +422,16 @@ def test_any_text_where_the_corpus_is_gone(trained, tmp_path):
     (tmp_path / "mine.txt").write_text(TEXT, encoding="utf-8")
     out, err = ask("runs/first", "--text", "mine.txt", cwd=tmp_path)
     assert "knows nothing" in out and "gram" not in out and "no n-grams" in err
+    assert ask("runs/first", "--text", "mine.txt", "--ngram", 0, cwd=tmp_path)[1] == ""
     assert (tmp_path / "eval.png").exists()
 
 
 def test_a_corpus_of_another_tokenizer_is_refused(several):
     folder = next((several / "corpora").glob("long-bpe-*"))
     said = one_line("eval.py", "runs/a", "--data", folder, cwd=several)
-    assert "another tokenizer (bpe, 257 tokens)" in said and "(char, " in said
+    assert "another tokenizer (bpe, 257 tokens)" in said and "(char, " in said and "--text" in said
+    said = one_line("eval.py", "runs/a", "--data", folder, "--text", "long.txt", cwd=several)
+    assert "another tokenizer" in said and "--text" not in said
     shutil.copy(several / "runs/c/tokenizer.json", several / "runs/flat/tokenizer.json")
     assert "another tokenizer" in one_line("eval.py", "runs/flat", cwd=several)
 
@@ -355,6 +441,8 @@ def test_a_corpus_of_the_same_tokenizer_is_taken_with_a_warning(several):
     out, _ = ask("runs/a", "--data", corpus.folder, "--ngram", 1, cwd=several)
     assert "may have learned parts" in out and "wrote" not in out and "training text" not in out
     assert f"{len(corpus.val) - 1:,} tokens foretold" in out
+    assert "leave one" in one_line("eval.py", "runs/a", "--data", corpus.folder, "--sample",
+                                   "long.txt", cwd=several)
 
 
 def test_pictures(several, tmp_path):
@@ -363,6 +451,8 @@ def test_pictures(several, tmp_path):
     for path in (several / "runs/a/eval.png", tmp_path / "here.png", several / "eval.png"):
         assert path.read_bytes()[:4] == b"\x89PNG"
     assert not list((several / "runs/a").glob("*unfinished*"))
+    ask("runs/a", "--tokens", 0, "--ngram", 0, "--out", tmp_path / "here.pdf", cwd=several)
+    assert (tmp_path / "here.pdf").read_bytes()[:4] == b"%PDF"
 
 
 def test_bad_input_is_one_line(trained, tmp_path):
@@ -372,6 +462,7 @@ def test_bad_input_is_one_line(trained, tmp_path):
     assert "no run" in said("runs/none") and "no run" in said("runs/first", "runs/none")
     assert "--ngram is 7" in said("--ngram", 7) and "--tokens is -1" in said("--tokens", -1)
     assert "no folder nowhere" in said("--out", "nowhere/x.png")
+    assert "must end in .png" in said("--out", "picture.doc")
     assert "nowhere" in said("--text", "nowhere") and "nowhere" in said("--data", "nowhere")
     assert "leave one" in said("--text", "text.txt", "--sample", "text.txt")
     assert "--json" in said("--jsn")
