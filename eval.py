@@ -227,7 +227,7 @@ def text_hash(tokens, ids, block=2 ** 20):
 
 
 def open_run(folder, options, device):
-    """A run, and the text it is measured on: ids, counts, the stretches they are cut into.
+    """A run, and the text it is measured on: ids, counts, the stretches they are cut into, a hash.
 
     corpus is None if a --text is to be measured and the run's own corpus is gone; learned is the
     training split, if the run is measured on the corpus it has learned from. Raises ValueError

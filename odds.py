@@ -83,7 +83,7 @@ def draw_choices(tokens, ids, choices, path):
     matplotlib.use("Agg")       # draw into files; no window needed
     from matplotlib import pyplot
 
-    names = list(choices[0][0])
+    names = [name for name in choices[0][0] if name != "if greedy"]     # 100 % would dwarf the rest
     figure, axes = pyplot.subplots(len(choices), len(names), squeeze=False, sharex="row",
                                    figsize=(2.2 * len(names) + 1, 2.8 * len(choices)),
                                    layout="constrained")
@@ -92,7 +92,8 @@ def draw_choices(tokens, ids, choices, path):
         labels = [label.replace(" ", "\N{OPEN BOX}").replace("$", r"\$")
                   for label in pieces(tokens, shown)]
         given = None
-        for at, (name, p) in zip(row, stages.items()):
+        for at, name in zip(row, names):
+            p = stages[name]
             colours = ["tab:orange" if i == picked else "tab:blue" for i in shown]
             at.barh(range(len(shown)), p[shown], color=colours)
             if given is not None:
@@ -100,7 +101,7 @@ def draw_choices(tokens, ids, choices, path):
             at.set_yticks(range(len(shown)), labels if given is None else [])
             at.set_title(name, fontsize=10)
             at.xaxis.set_major_formatter("{x:.0%}")
-            given = given if name == "if greedy" else p
+            given = p
         row[0].invert_yaxis()
         for at in row[1:]:
             at.sharey(row[0])

@@ -413,7 +413,7 @@ def main():
         if options.pretrained and options.run:
             raise ValueError("name a run or --pretrained weights, not both")
         prompts, score = prompts or [""], options.log_probs
-        if score is not None and os.path.isfile(score):
+        if score and os.path.isfile(score):
             score = read_file(score)
         if score == "":
             raise ValueError("--log-probs has no text to score")
