@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 import clean
 import data
@@ -96,6 +97,7 @@ def test_each_play_is_whole_in_one_split(shakespeare):
     assert len(plays) == 38
     assert all((play in train) + (play in val) == 1 for play in plays)
     assert len(train) + len(val) == sum(map(len, plays)) + 36 * len("\n\n")
+    assert "was asked for): whole documents" in "\n".join(data.describe(shakespeare))
     assert 0.08 < len(val) / len(train + val) <= 0.1
 
 
@@ -105,12 +107,32 @@ def test_the_default_corpus_is_the_one_that_figures_were_recorded_on(shakespeare
         "b37b6e21fa385a3dedd39e55227dfd63c8ecd876887aa446c4b7b9804d976fb7"]
 
 
-def test_a_split_of_documents_too_large_for_validation_cuts_each():
+def test_a_split_of_documents_too_large_for_validation_cuts_one():
     lengths = np.array([100] * 12)
-    assert pile.split(lengths, 0.05, 1).tolist() == [95] * 12
+    assert pile.split(lengths, 0.05, 1).tolist() == [40] + [100] * 11
     learned = pile.split(lengths, 0.2, 1)
     assert sorted(learned.tolist()) == [0] * 2 + [100] * 10
     assert pile.split(np.array([7, 1]), 0.1, 1).tolist() == [6, 0]
+
+
+def test_a_book_among_notes_gives_its_end_and_the_report_says_so():
+    lengths = np.array([1000] * 4 + [1_000_000] + [1000] * 5)
+    learned = pile.split(lengths, 0.1, 1)
+    assert learned.tolist() == [0] * 4 + [908_100] + [0] * 5        # 100,900 are a tenth
+    for n, length in enumerate(lengths // 20):
+        write(f"notes/{n}.txt", (f"note {n}: " * (length // 4))[:length])
+    said = "\n".join(data.describe(corpus_of("notes", duplicates=False)))
+    assert "validation is 10.0% of the characters (10.0% was asked for): the end of 0" not in said
+    assert "the end of 1 of 10 documents, which is\ncounted in both rows" in said
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=10, max_size=60), st.floats(0.01, 0.9),
+       st.integers(0, 9))
+def test_validation_is_about_as_large_as_asked_for(lengths, val_fraction, seed):
+    learned, wanted = pile.split(lengths, val_fraction, seed), val_fraction * sum(lengths)
+    assert all(0 <= n <= length for n, length in zip(learned, lengths))
+    assert wanted / 2 - 1 <= sum(lengths) - learned.sum() <= wanted + 1
+    assert sum(0 < n < length for n, length in zip(learned, lengths)) <= 1
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
