@@ -185,8 +185,8 @@ def substitute_where(hint, pattern, replacement, text):
     return "\n".join(lines), count, example
 
 
-EMAIL = regex.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[\p{L}\d-]{1,63}(?:\.[\p{L}\d-]{1,63}){0,5}"
-                      r"\.\p{L}{2,24}(?![\w@])")
+EMAIL = regex.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?!self\.)[\p{L}\d-]{1,63}"
+                      r"(?:\.[\p{L}\d-]{1,63}){0,5}\.\p{L}{2,24}(?![\w@(])")
 
 
 def emails(text):
@@ -194,15 +194,23 @@ def emails(text):
     return substitute(EMAIL, "[EMAIL]", text) if "@" in text else (text, 0, None)
 
 
-PRIVATE_KEY = regex.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[^-]|-(?!----)){1,16000}"
-                            r"(?:-----END[A-Z ]{1,40}-----)?")
+PRIVATE_KEY = regex.compile(r"""
+    -----BEGIN\ [A-Z\ ]{0,20}PRIVATE\ KEY(?:\ BLOCK)?-----
+    (?:\s{1,40}[A-Z][\w-]{2,20}:\ [^\n]{0,100}){0,9}                     # Version: 1
+    (?: (?:[\ \t\r]*(?:\n|\\[nr])(?:\s|\\[nr]){0,40}[\w+/=]{1,16000}){1,400}+
+        (?:\s|\\[nr]){0,40}-----END[A-Z\ ]{1,40}-----
+      | (?:(?:\s|\\[nr]){1,40}[\w+/=]{64,16000}){1,400}+ )              # its end is missing
+    """, regex.VERBOSE)
 KEY = regex.compile(r"""
     \b(?: A[KS]IA[0-9A-Z]{16} | gh[pousr]_\w{36,255} | github_pat_\w{22,255} | glpat-[\w-]{20,64}
-        | hf_\w{30,64} | [sr]k_(?:live|test)_\w{16,128} | sk-[\w-]{20,200}
+        | hf_\w{30,64} | [sr]k_(?:live|test)_\w{16,128} | sk-(?=[\w-]{0,200}\d)[\w-]{20,200}
         | xox[abeoprs]-[\w-]{10,250} | AIza[\w-]{35}
         | eyJ[\w-]{8,2000}\.eyJ[\w-]{8,4000}\.[\w-]{8,2000} )(?![\w-])        # a JSON web token
-    | (?<=(?i:password|passwd|secret|token|api[_-]?key|access[_-]?key)["']?\ {0,3}[:=]\ {0,3}["']?)
-      (?=[\w+/=~-]{0,200}\d)(?=[\w+/=~-]{0,200}\p{L})[\w+/=~-]{12,200}(?![\w(\[]|\.\w)
+    | (?<=(?i:password|passwd|secret|token|(?:api|access|secret|private)[_-]?key)
+          ["']?\ {0,3}[:=]\ {0,3}["']?)
+      (?:(?<=["'])|(?![a-z]+(?:_[a-z]+|_\d+)+(?![\w+/=~!@\#$%-])))            # no compute_value_2
+      (?=[\w+/=~!@\#$%-]{0,200}\d)(?=[\w+/=~!@\#$%-]{0,200}\p{L})[\w+/=~!@\#$%-]{12,200}
+      (?![\w(\[]|\.\w)
     """, regex.VERBOSE)
 KEY_HINT = re.compile(r"[0-9A](?:(?<=[0-9])|[KS]IA)")
 
@@ -226,18 +234,23 @@ def is_iban(iban):
         str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
 
 
+def checked(is_valid, placeholder):
+    """A replacement of as much of a match, up to a space in it or its end, as is valid."""
+    def replace(match):
+        for end in sorted({m.start() for m in re.finditer("[ -]|$", match[0])}, reverse=True):
+            if is_valid(match[0][:end]):
+                return placeholder + match[0][end:]
+        return match[0]
+    return replace
+
+
 def ibans(text):
     """Bank accounts become [IBAN]; a word in capitals behind one stays."""
-    def replace(match):
-        for end in sorted({m.start() for m in re.finditer("(?: |$)", match[0])}, reverse=True):
-            if is_iban(match[0][:end]):
-                return "[IBAN]" + match[0][end:]
-        return match[0]
-    return substitute_where(DIGIT, IBAN, replace, text)
+    return substitute_where(DIGIT, IBAN, checked(is_iban, "[IBAN]"), text)
 
 
-CARD = regex.compile(r"(?<![\w.,+-])[2-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,7}|([ -]?)\d{6}\2\d{5})"
-                     r"(?![\w-]|[.,]\d)")
+CARD = regex.compile(r"(?<![\w.,+-])[2-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1(?:\d{4}\1\d{1,3}|\d{1,7})"
+                     r"|([ -]?)\d{6}\2\d{5})(?![\w-]|[.,]\d)")
 
 
 def is_card(number):
@@ -250,14 +263,15 @@ def is_card(number):
 
 def cards(text):
     """Credit and debit cards become [CARD]."""
-    return substitute_where(
-        DIGIT, CARD, lambda match: "[CARD]" if is_card(match[0]) else match[0], text)
+    return substitute_where(DIGIT, CARD, checked(is_card, "[CARD]"), text)
 
 
 IP = regex.compile(r"""
-      (?<![\w.]|\p{L}-)(?<!(?i:version|release|section|chapter|v\.|§)\ ?)
+      (?<![\w.]|\p{L}-|[<>=~!]=)
+      (?<!(?i:version|version__|release|section|chapter|v\.|§)["']?\ ?[:=]?\ ?["']?)
       (?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\w|\.\w|-(?!\d+\.\d+\.)\w)
     | (?<![\w:.])(?:[\da-fA-F]{1,4}:{1,2}){1,7}(?:[\da-fA-F]{1,4})?(?![\w:]|\.\w)
+    | (?<![\w:.)\]]\[?)::1(?![\w:]|\.\w)
     """, regex.VERBOSE)
 
 
@@ -267,20 +281,19 @@ def is_ip(address):
         version = ipaddress.ip_address(address).version
     except ValueError:
         return False
-    return version == 4 or any(c.isdigit() for c in address) and (
+    return version == 4 or address == "::1" or any(c.isdigit() for c in address) and (
         any(c.isalpha() for c in address) or address.count(":") >= 4)
 
 
 def ips(text):
     """192.0.2.1 and 2001:db8::1 become [IP]."""
-    return substitute_where(
-        DIGIT, IP, lambda match: "[IP]" if is_ip(match[0]) else match[0], text)
+    return substitute_where(DIGIT, IP, checked(is_ip, "[IP]"), text)
 
 
-PHONE = regex.compile(r"""(?<![\w+/:=$€£-]|\d[.,\ ])(?:
+PHONE = regex.compile(r"""(?<![\w+/=$€£-]|\d[.,:\ ])(?:
       \+\d{1,3}(?:[ ./-]?(?:\d{1,5}|\(\d{1,5}\))){2,6}                    # +44 20 7946 0958
     | (?:1[ .-])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d([.-]))\d{3}(?(1)\1|[ .-])\d{4}   # (555) 123-4567
-    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d)                      # 030 1234567, no date
+    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d|\d\d(?:[ ]\d\d){5})    # 030 1234567, no date
       (?:0\d{1,4}|\(0\d{1,4}\))(?:[ /-]\d{2,8}){1,5}
     | (?<=\b(?i:tel|telefon|téléphone|phone|fax|mobile|cell|call)[.:]?\ {0,2})\d{7,15}
     )(?![\w-]|[.,/:]\d)""", regex.VERBOSE)
@@ -302,6 +315,42 @@ PRIVATE = {"key": keys, "email": emails, "iban": ibans, "card": cards, "ip": ips
 RULES = {"mojibake": mojibake, "line_ends": line_ends, "control_characters": control_characters,
          **PRIVATE, "nfc": nfc, "trailing_spaces": trailing_spaces, "boilerplate": boilerplate,
          "blank_lines": blank_lines}
+
+
+# Where a text can be cut, and no rule notices: before a line that is not blank; within a long
+# line between two words; if it has none, after what is no space and before what stands by itself
+# (not an accent, or a part of a Korean syllable). White space without end is cut anywhere.
+CUTS = [regex.compile("(?r)" + place) for place in (
+    r"(?<=\n)(?=[^\r\n\p{M}])", r"(?<=\p{Ll})(?= \p{Ll})",
+    r"(?<=[^\s\p{C}])(?=[^\p{M}\u1160-\u11ff])", r"(?<!\r)(?=\s)")]
+
+
+def last_cut(text):
+    """The last such place (each pattern is searched from the end), or 0."""
+    for place in CUTS:
+        found = place.search(text)
+        if found and found.start():
+            cut = found.start()
+            begin = text.rfind("-----BEGIN ", max(0, cut - 20_000), cut)    # a key has many lines
+            if begin > 0 and "-----END" not in text[begin:cut]:
+                cut = text.rfind("\n", 0, begin) + 1 or cut
+            return cut
+    return 0
+
+
+def blocks(texts, size=1 << 20):
+    """A stream of text, cut anew into blocks of about this size that can be cleaned one by one."""
+    waiting = ""
+    for text in texts:
+        for start in range(0, len(text), size):
+            waiting += text[start:start + size]
+            if len(waiting) > size:
+                cut = last_cut(waiting)
+                if cut:
+                    yield waiting[:cut]
+                waiting = waiting[cut:]
+    if waiting:
+        yield waiting
 
 
 def masked(example):
@@ -342,53 +391,19 @@ class Cleaner:
 
         The same text comes out, whatever the pieces.
         """
-        gap = None                              # line ends since the last text; None before it
+        newlines = None                         # those since the last text; None before it
         for block in blocks(texts):
             text = self.clean(block)
             body = text.strip("\n")
             if body:
                 start = text.index(body)
-                if gap is not None:
-                    gap += text[:start]
-                    yield blank_lines(gap)[0] if "blank_lines" in self.rules else gap
+                if newlines is not None:
+                    newlines += text[:start]
+                    yield blank_lines(newlines)[0] if "blank_lines" in self.rules else newlines
                 yield body
-                gap = text[start + len(body):]
-            elif gap is not None:
-                gap += text
-
-
-# Where a text can be cut, and no rule notices: before a line that is not blank; within a long
-# line between two words; if it has none, before a character that stands by itself.
-CUTS = [regex.compile("(?r)" + place) for place in (
-    r"(?<=\n)(?=[\w\p{P}])", r"(?<=\p{Ll})(?= \p{Ll})", r"(?=[^\p{M}\u1160-\u11ff])")]
-
-
-def last_cut(text):
-    """The last such place (each pattern is searched from the end), or 0."""
-    for place in CUTS:
-        found = place.search(text)
-        if found and found.start():
-            cut = found.start()
-            begin = text.rfind("-----BEGIN ", max(0, cut - 20_000), cut)    # a key has many lines
-            if begin > 0 and "-----END" not in text[begin:cut]:
-                cut = text.rfind("\n", 0, begin) + 1 or cut
-            return cut
-    return 0
-
-
-def blocks(texts, size=1 << 20):
-    """A stream of text, cut anew into blocks of about this size that can be cleaned one by one."""
-    waiting = ""
-    for text in texts:
-        for start in range(0, len(text), size):
-            waiting += text[start:start + size]
-            if len(waiting) > size:
-                cut = last_cut(waiting)
-                if cut:
-                    yield waiting[:cut]
-                waiting = waiting[cut:]
-    if waiting:
-        yield waiting
+                newlines = text[start + len(body):]
+            elif newlines is not None:
+                newlines += text
 
 
 # ------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@ import random
 import re
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import clean
 from clean import RULES, Cleaner
@@ -103,7 +105,8 @@ PRIVATE = {
               ("1-800-555-0199", "[PHONE]"), ("+4915112345678", "[PHONE]"),
               ("030 1234567, 0171/1234567, 01 23 45 67 89", "[PHONE], [PHONE], [PHONE]"),
               ("(020) 7946 0958", "[PHONE]"), ("Tel. 01711234567", "Tel. [PHONE]"),
-              ("Phone: 5551234567", "Phone: [PHONE]")],
+              ("Phone: 5551234567", "Phone: [PHONE]"), ("tel:5551234567", "tel:[PHONE]"),
+              ("Tel:+44 20 7946 0958", "Tel:[PHONE]")],
     "iban": [("GB29 NWBK 6016 1331 9268 19", "[IBAN]"),
              ("to DE89370400440532013000,", "to [IBAN],"),
              ("FR14 2004 1010 0505 0001 3M02 606", "[IBAN]"),
@@ -111,11 +114,13 @@ PRIVATE = {
              ("NO93 8601 1117 947", "[IBAN]")],
     "card": [("4111 1111 1111 1111", "[CARD]"), ("5500-0000-0000-0004.", "[CARD]."),
              ("378282246310005", "[CARD]"), ("3782 822463 10005", "[CARD]"),
-             ("6011111111111117", "[CARD]")],
+             ("6011111111111117", "[CARD]"), ("6304 0000 0000 0000 018", "[CARD]"),
+             ("4111 1111 1111 1111 123", "[CARD] 123")],
     "ip": [("from 192.0.2.10:8080,", "from [IP]:8080,"), ("10.0.0.1", "[IP]"),
            ("255.255.255.255.", "[IP]."), ("http://203.0.113.7/x", "http://[IP]/x"),
            ("10.0.0.1-10.0.0.9", "[IP]-[IP]"),
-           ("2001:db8::ff00:42:8329", "[IP]"), ("fe80::1", "[IP]"),
+           ("2001:db8::ff00:42:8329", "[IP]"), ("fe80::1", "[IP]"), ("::1", "[IP]"),
+           ("ping ::1, please", "ping [IP], please"),
            ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", "[IP]")],
     "key": [("AKIAIOSFODNN7EXAMPLE", "[KEY]"), ("ghp_" + "aB3" * 12, "[KEY]"),
             ("key sk-proj-" + "aB3-" * 10 + "x.", "key [KEY]."),
@@ -124,6 +129,13 @@ PRIVATE = {
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVPmB92K27uhb", "[KEY]"),
             ('password = "correct9horse7battery"', 'password = "[KEY]"'),
             ("API_KEY=0123456789abcdef0123", "API_KEY=[KEY]"),
+            ('SECRET_KEY = "n0t-so-secret-after-all"', 'SECRET_KEY = "[KEY]"'),
+            ("password: correct9horse!battery", "password: [KEY]"),
+            ("token = 'correct_horse_9'", "token = '[KEY]'"),
+            ("-----BEGIN PRIVATE KEY-----\\nMIIE\\nAbc+/=\\n-----END PRIVATE KEY-----", "[KEY]"),
+            ("-----BEGIN PRIVATE KEY-----\n" + ("Ab+/" * 16 + "\n") * 9 + "=", "[KEY]\n="),
+            ("-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2.0 (MingW32)\n\nlQOY\n=ab1\n"
+             "-----END PGP PRIVATE KEY BLOCK-----", "[KEY]"),
             ("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4\n\nAbc+\n-----END EC PRIVATE KEY-----",
              "[KEY]"),
             ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n\nAbc+/=\n-----END RSA PRIVATE KEY-----\nend",
@@ -154,6 +166,11 @@ NEAR_MISSES = [
     "password: ", "token = tokenizer.encode(text)", "secret = os.environ['SECRET_NUMBER_1']",
     "token: correcthorsebattery", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
     "123e4567-e89b-12d3-a456-426614174000", "sk-learn", "-----BEGIN PUBLIC KEY-----\nMIIB",
+    "q@k.transpose(-2,-1)", "x@self.weight", "opencv-python==4.8.0.76", '"version": "4.8.0.74"',
+    "__version__ = '4.8.0.74'", "01 02 03 04 05 06", "01 02 03 04 05 06 07 08 09 10",
+    "sk-toggleable__label-arrow 1", "secret = compute_value_2", "x[::1]", "x[0][::1]",
+    "-----BEGIN PRIVATE KEY----- is its first line,\n" + "what follows are 9 words. " * 40,
+    "from -----BEGIN PRIVATE KEY----- to -----END PRIVATE KEY-----",
 ]
 
 
@@ -232,6 +249,22 @@ def test_a_stream_is_cleaned_as_a_whole_would_be_however_it_is_cut(seed, monkeyp
         counts, expected_counts = ({name: entry["count"] for name, entry in c.report.items()
                                     if name != "blank_lines"} for c in (cleaner, whole))
         assert counts == expected_counts
+
+
+NUMBERS = st.sampled_from(["1", "-2.5", " ", "  ", "\t", ",", "\n", "\r\n", "\n\n", "0 ", "$", "é",
+                           "e\u0301", "NaN", " 10"])
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=300).map("".join), st.integers(1, 60))
+def test_tables_of_numbers_lose_nothing_at_a_cut(text, size):
+    """They have no two words to cut between, and their lines may all begin with a space."""
+    assume(not re.search(r"\s{15}", text))
+    names, blocks = DataConfig().rules(), clean.blocks
+    expected = Cleaner(names).clean(text).strip("\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clean, "blocks", lambda texts: blocks(texts, 20))
+        cut = [text[i:i + size] for i in range(0, len(text), size)]
+        assert "".join(Cleaner(names).clean_stream(cut)) == expected
 
 
 @pytest.mark.parametrize("seed", range(6))
