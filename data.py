@@ -130,13 +130,14 @@ def chunks(texts):
 def learn(config, path, documents, train):
     """The tokenizer. Words and byte pairs are learned from the training split alone.
 
-    An alphabet gives nothing of the validation text away, so it is read off all of it, and no
-    character is unknown.
+    So is an alphabet of the most frequent characters. One of all characters gives nothing of the
+    validation text away, so it is read off all of the text, and none is unknown.
     """
     if config.tokenizer in tokenizer.PUBLISHED:
         return tokenizer.build(config.tokenizer)
     if config.tokenizer == "char":
-        texts = chain.from_iterable(read(path, pile.spans(documents)))
+        texts = chain.from_iterable(
+            read(path, train if config.vocab_size else pile.spans(documents)))
         if not config.vocab_size:       # all are kept, so their number does not matter
             texts = map(set, texts)
         if len(documents.start) > 1:    # what stands between documents has to be in it
@@ -215,8 +216,8 @@ def encode_all(batches, tokens, path, n_bytes):
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise OSError("a process that encodes was stopped from outside, perhaps because memory "
-                      "ran out: run again") from None
+        raise OSError("a process that encodes could not start, or was stopped from outside, "
+                      "perhaps because memory ran out: run again") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -228,18 +229,19 @@ def encode_all(batches, tokens, path, n_bytes):
 #     meta.json            where they come from, how many there are, fingerprints
 
 
-def fingerprint(config, digests):
+def fingerprint(config, files, digests):
     """A name for exactly these files, prepared with these settings by this code."""
     digest = hashlib.sha256(json.dumps(asdict(config) | {"source": None}).encode())
     for code in (__file__, ingest.__file__, clean.__file__, overlap.__file__, pile.__file__,
                  tokenizer.__file__):
         digest.update(Path(code).read_bytes())      # so that a line you edit prepares anew
-    digest.update("".join(digests).encode())
+    digest.update(repr([(*ingest.form(name), d) for (name, _), d in zip(files, digests)]).encode())
     return digest.hexdigest()
 
 
 def folder_of(config, mark):
-    name = "stdin" if config.source[0] == "-" else Path(config.source[0]).resolve().stem
+    first = config.source[0]
+    name = "stdin" if ingest.is_stream(first) else Path(first).resolve().stem
     name = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "text"
     return CORPORA / f"{name}-{config.tokenizer}-{mark[:8]}"
 
@@ -265,7 +267,8 @@ def clear_leftovers():
     """Remove what processes have left that were killed, and what an earlier one with our id has."""
     for folder in CORPORA.glob(draft_folder("*").name):
         pid = folder.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
+        ours = pid.isdigit() and folder.name == draft_folder(pid).name      # and no host-2's
+        if ours and (int(pid) == os.getpid() or not is_running(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -282,7 +285,7 @@ def prepare(config):
                 n_bytes += len(raw)
         digests.append(witness.digest.hexdigest())
     clear_leftovers()
-    mark = fingerprint(config, digests)
+    mark = fingerprint(config, files, digests)
     folder = folder_of(config, mark)
     if folder.exists():
         if read_meta(folder)["fingerprint"] != mark:
@@ -316,19 +319,19 @@ def build(config, files, n_bytes, draft):
 
     characters = {"train": int(learned.sum()), "val": int((documents.characters - learned).sum())}
     n_bytes = {name: int((part[:, 1] - part[:, 0]).sum()) for name, part in spans.items()}
-    mark = fingerprint(config, digests)     # of what was read just now
+    mark = fingerprint(config, files, digests)      # of what was read just now
     meta = {"fingerprint": mark, "config": asdict(config), "vocab_size": tokens.vocab_size,
             "files": len(files), "cleaned": cleaner.report,
             "lengths": histogram(documents.characters),
             "tokenizer_sha256": sha256(draft / "tokenizer.json")}
     for name, part in spans.items():
         with progress(f"encoding {name}", n_bytes[name]) as bar:
-            ids = encode_all(batches_of(watched(read(text, part), bar)), tokens,
+            ids = encode_all(batches_of(read(text, part, bar.update)), tokens,
                              draft / "tokenizer.json", n_bytes[name])
             meta[name] = {"documents": len(part), "characters": characters[name],
                           "bytes": n_bytes[name]} | store(ids, tokens, draft / f"{name}.bin")
     with progress("looking for leaks", sum(n_bytes.values())) as bar:
-        meta["leak"] = overlap.leak_check(*(watched(read(text, part), bar)
+        meta["leak"] = overlap.leak_check(*(read(text, part, bar.update)
                                             for part in spans.values()), characters["val"])
     meta["checksum"] = checksum(meta)
     (draft / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
@@ -343,15 +346,6 @@ def build(config, files, n_bytes, draft):
         if not folder.exists():             # else another process was faster
             raise
     return folder
-
-
-def watched(documents, bar):
-    """The same documents; with each piece that is read, the bar moves."""
-    def seen(texts):
-        for text in texts:
-            bar.update(len(text))
-            yield text
-    return map(seen, documents)
 
 
 def store(batches, tokens, path):
@@ -393,6 +387,8 @@ VERIFIED = 64 * MEGABYTE    # a split up to this size is read through whenever i
 
 def read_meta(folder):
     """What meta.json says of a corpus. Raises ValueError if it is not there, or damaged."""
+    if not (folder / "meta.json").is_file():
+        raise ValueError(f"{folder} is not a whole corpus: there is no meta.json in it")
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["checksum"] != checksum(meta):
@@ -423,7 +419,8 @@ def load_corpus(folder, context_length=1, verified=VERIFIED):
             if meta[name]["tokens"] <= context_length:
                 raise ValueError(
                     f"its {name} split has {meta[name]['tokens']:,} tokens and one window takes "
-                    f"{context_length + 1:,}: use more text, or a smaller --context-length")
+                    f"{context_length + 1:,}: use more text"
+                    + ", or a smaller --context-length" * (context_length > 1))
             splits[name] = np.memmap(path, dtype=dtype, mode="r")
     except OSError as error:
         raise ValueError(f"{folder} is not a whole corpus ({error}); delete it and run "
@@ -446,7 +443,7 @@ def reopen(recorded, config, context_length=1):
     the way it is prepared, is no longer the same.
     """
     folder = Path(recorded["folder"])
-    if not folder.exists() and "-" in config["source"]:
+    if not folder.exists() and any(map(ingest.is_stream, config["source"])):
         raise ValueError(f"{folder} is gone, and what came on standard input cannot be read again")
     corpus = load_corpus(folder if folder.exists() else prepare(DataConfig(**config)),
                          context_length)
@@ -493,7 +490,8 @@ def describe(corpus):
     yield "\nwhat was cleaned, how often, and an example" + (
         " (its letters as x: it may be private)" if meta["config"]["redact"] else "")
     yield from clean.report_lines(meta["cleaned"])
-    off = [name for name in clean.RULES if name not in meta["cleaned"] | clean.PRIVATE]
+    off = [name for name in clean.RULES if name not in meta["cleaned"]
+           and (meta["config"]["redact"] or name not in clean.PRIVATE)]
     off += [name for name in ("duplicates", "near_duplicates", "redact")
             if not meta["config"][name]]
     yield "  switched off: " + (", ".join(off).replace("_", " ") or "nothing")

@@ -3,7 +3,8 @@ Ingest: whatever text a person has becomes a stream of documents.
 
 People keep text in many forms: one book in a file, a folder of notes, a million lines of JSON, a
 table, all of it compressed. A model wants one form, documents of text. A document may be larger
-than the memory of the machine, so nothing here holds a whole one: it is an iterator of pieces.
+than the memory of the machine, so it comes as an iterator of pieces; only a line of JSON, or a
+row of a table, is read as a whole.
 
     find        what the names in --source stand for: a list of files
     documents   one file: its documents, (name, pieces of text)
@@ -17,10 +18,12 @@ import difflib
 import glob
 import gzip
 import hashlib
+import http.client
 import importlib.metadata
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import urllib.request
@@ -64,7 +67,7 @@ def tiny_shakespeare(keep):
     try:
         with urllib.request.urlopen(TINY_URL, timeout=30) as answer:
             raw = answer.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"tinyshakespeare cannot be downloaded ({reason}): save {TINY_URL} as "
                          f"{path} by other means, or leave --source out, for 38 plays that come "
@@ -80,12 +83,17 @@ def tiny_shakespeare(keep):
     return path
 
 
-def standard_input(keep):
-    """All that comes on standard input, as a file without a name, so it can be read twice."""
+def is_stream(name):
+    """Is it read only once: - for standard input, or a pipe such as <(zcat a.txt.gz)?"""
+    path = Path(name)
+    return name == "-" or path.exists() and not (path.is_file() or path.is_dir())
+
+
+def kept(stream, keep):
+    """All that a stream of bytes has, as a file without a name, so it can be read twice."""
     Path(keep).mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=keep)
-    while raw := sys.stdin.buffer.read(MEGABYTE):
-        file.write(raw)
+    shutil.copyfileobj(stream, file, MEGABYTE)
 
     def reopen():
         file.seek(0)
@@ -100,26 +108,26 @@ def is_text(path):
 
 
 def in_folder(folder):
-    found = [p for p in sorted(folder.rglob("*")) if is_text(p)
-             and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    if not found:
-        raise ValueError(f"no text file in the folder {folder}: of a folder, .txt, .md, .py and "
-                         "the like are read, .jsonl and .csv, and any of them as .gz; name other "
-                         "files one by one")
-    return found
+    return [p for p in sorted(folder.rglob("*")) if is_text(p)
+            and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def find(source, keep="."):
     """The files that the names in source stand for, in order, as (name, open).
 
     A name is shakespeare, tinyshakespeare, - for standard input, a file, a folder or a pattern
-    such as 'notes/*.txt'. Downloads and standard input are kept in the folder keep.
+    such as 'notes/*.txt'. A file is taken once, however often it is named. Downloads and standard
+    input are kept in the folder keep.
     """
-    files = []
+    files = {}
     for name in source:
         path = Path(name)
-        if name == "-":
-            files.append(("standard input", standard_input(keep)))
+        if is_stream(name):
+            if name == "-" and name not in files:
+                files[name] = "standard input", kept(sys.stdin.buffer, keep)
+            elif name not in files:
+                with open(path, "rb") as pipe:
+                    files[name] = name, kept(pipe, keep)
             continue
         if name == "shakespeare":
             paths = plays()
@@ -127,6 +135,10 @@ def find(source, keep="."):
             paths = [tiny_shakespeare(keep)]
         elif path.is_dir():
             paths = in_folder(path)
+            if not paths:
+                raise ValueError(f"no text file in the folder {path}: of a folder, .txt, .md, .py "
+                                 "and the like are read, .jsonl and .csv, and any of them as .gz; "
+                                 "name other files one by one")
         elif path.exists():
             paths = [path]
         else:
@@ -138,8 +150,9 @@ def find(source, keep="."):
                 name, ["shakespeare", "tinyshakespeare", *os.listdir()], n=1)
             raise ValueError(f"no file or folder is called {name!r}"
                              + (f"; did you mean {near[0]!r}?" if near else ""))
-        files += [(str(p), partial(open, p, "rb")) for p in paths]
-    return files
+        for p in paths:
+            files.setdefault(p.resolve(), (str(p), partial(open, p, "rb")))
+    return list(files.values())
 
 
 # ------------------------------------------------------------------------------------------
@@ -162,9 +175,15 @@ class Witness:
         return raw
 
 
+def form(name):
+    """How a file of this name is read: (is it zipped?, ".jsonl", ".csv" or "" for plain text)."""
+    zipped, ending = name.endswith(".gz"), Path(name.removesuffix(".gz")).suffix.lower()
+    return zipped, ending if ending in (".jsonl", ".csv") else ""
+
+
 def unzipped(name, file):
     """Blocks of a binary file, decompressed if its name ends in .gz."""
-    zipped = name.endswith(".gz")
+    zipped, _ = form(name)
     plain = gzip.GzipFile(fileobj=file) if zipped else file
     try:
         while raw := plain.read(MEGABYTE):
@@ -204,17 +223,21 @@ def decoded(name, blocks, encoding="utf-8", undecodable="refuse", note=lambda *w
                 f"{encoding.upper()}; name its --encoding"
                 + (", it looks like utf-16" if utf16 else "")
                 + ", or leave the file out, or take --undecodable replace") from None
+        except UnicodeError as error:               # no mark says in which order the bytes are
+            raise ValueError(f"{name} cannot be read ({error}); name its --encoding, such as "
+                             f"{encoding}-le") from None
 
 
 def lines(texts):
-    """The lines of a stream of text, without their ends."""
+    """The lines of a stream of text, without their ends. A line may be long: it is not kept."""
     parts = []
     for text in texts:
         first, *others = text.split("\n")
         parts.append(first)
         for line in others:
-            yield "".join(parts)
-            parts = [line]
+            parts = ["".join(parts)]
+            yield parts.pop()
+            parts.append(line)
     if any(parts):
         yield "".join(parts)
 
@@ -239,40 +262,49 @@ def json_lines(name, texts, field):
         yield f"{name}, line {number}", record[field]
 
 
+LONGEST_FIELD = 1 << 27     # characters: of a table, one open quote would make a single field
+
+
 def csv_rows(name, texts, field):
     """A document from each row of a table whose first row names the columns."""
-    csv.field_size_limit(2 ** 31 - 1)
-    rows = csv.reader(line + "\n" for line in lines(texts))
+    csv.field_size_limit(LONGEST_FIELD)
+    rows, first = csv.reader((line + "\n" for line in lines(texts)), strict=True), 1
     try:
         header = next(rows, [])
         if field not in header:
             raise ValueError(f"{name} has no column {field!r} (it has {listed(header)}): name "
                              "the right one with --field")
         column = header.index(field)
+        first = rows.line_num + 1
         for row in rows:
-            if row and len(row) <= column:
-                raise ValueError(f"{name}, line {rows.line_num}, has only {len(row)} columns")
+            if row and len(row) != len(header):
+                raise ValueError(f"{name}, line {first}, has {len(row)} columns, and the first "
+                                 f"line has {len(header)}")
             if row:
-                yield f"{name}, line {rows.line_num}", row[column]
+                yield f"{name}, line {first}", row[column]
+            first = rows.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{name}, line {rows.line_num}, is not CSV ({error})") from None
+        raise ValueError(f"{name}, the row that begins in line {first} is not CSV ({error}): is a "
+                         "quote left open?") from None
+
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 def documents(name, file, field="text", encoding="utf-8", undecodable="refuse",
               note=lambda *what: None):
     """The documents of one file open for reading bytes, each as (name, an iterator of texts)."""
     texts = decoded(name, unzipped(name, file), encoding, undecodable, note)
-    ending = Path(name.removesuffix(".gz")).suffix.lower()
-    if ending not in (".jsonl", ".csv"):
+    _, ending = form(name)
+    if not ending:
         yield name, texts
         return
     for where, text in (json_lines if ending == ".jsonl" else csv_rows)(name, texts, field):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:         # JSON can spell half a character, as "\\ud83d"
-            if undecodable == "refuse":
-                raise ValueError(f"{where}, has half a character, {text[error.start]!r}; repair "
-                                 "it, or take --undecodable replace") from None
+        half = HALF.search(text)                    # JSON can spell half a character, as "\\ud83d"
+        if half and undecodable == "refuse":
+            raise ValueError(f"{where}, has half a character, {half[0]!r}; repair it, or take "
+                             "--undecodable replace")
+        if half:
             note("undecodable", 1, f"half a character in {where}")
-            text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+            text = HALF.sub("\N{REPLACEMENT CHARACTER}", text)
         yield where, [text]

@@ -67,20 +67,26 @@ def gather(files, path, cleaner, n_bytes=None, **reading):
                            hash=np.array(hashes)), digests
 
 
-def read(path, spans):
-    """The text of each span of bytes (start, stop) of a file, as an iterator of pieces."""
-    with open(path, "rb") as file:
-        for start, stop in spans:
-            yield pieces(file, int(start), int(stop))
-
-
-def pieces(file, start, stop):
+def pieces(file, start, stop, told):
     file.seek(start)
     decoder, left = codecs.getincrementaldecoder("utf-8")(), stop - start
     while left:
         raw = file.read(min(left, MEGABYTE))
+        if not raw:
+            raise OSError(f"{file.name} is shorter than it was when it was written")
         left -= len(raw)
+        told(len(raw))
         yield decoder.decode(raw)
+
+
+def read(path, spans, told=lambda n_bytes: None):
+    """The text of each span of bytes (start, stop) of a file, as an iterator of pieces.
+
+    told(n_bytes) is called whenever some were read: a bar can show it.
+    """
+    with open(path, "rb") as file:
+        for start, stop in spans:
+            yield pieces(file, int(start), int(stop), told)
 
 
 def spans(documents):
@@ -158,6 +164,8 @@ def byte_offset(path, start, n):
         file.seek(start)
         while True:
             block = np.frombuffer(file.read(MEGABYTE), dtype=np.uint8)
+            if not len(block):
+                raise OSError(f"{path} has fewer characters than it had when it was written")
             begins = np.flatnonzero((block & 0b11000000) != 0b10000000)     # of a character
             if n < len(begins):
                 return start + begins[n]

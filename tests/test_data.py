@@ -142,6 +142,11 @@ def test_characters_are_found_among_bytes(n, monkeypatch):
     text = "a\u00e9\u4f60\U0001f44bb\u0153c\u4f60d."
     write("text", "xyz" + text)
     assert pile.byte_offset("text", 3, n) == 3 + len(text[:n].encode())
+    with pytest.raises(OSError, match="fewer characters"):
+        pile.byte_offset("text", 3, len(text) + n)
+    with pytest.raises(OSError, match="shorter"):
+        for texts in pile.read("text", [(3, 99)]):
+            list(texts)
 
 
 def test_the_pile_shows_its_documents(monkeypatch, capsys):
@@ -168,6 +173,9 @@ def test_prepared_once_by_content_not_by_name():
     assert prepare(DataConfig(source=["b/a.txt"])) == folder        # moved: the same text
     assert prepare(DataConfig(source=["b/a.txt"], val_fraction=0.2)) != folder
     assert prepare(DataConfig(source=["b/a.txt"], nfc=False)) != folder
+    Path("b/a.txt").rename("b/a.jsonl")
+    with pytest.raises(ValueError, match="not JSON"):               # the same, but read otherwise
+        prepare(DataConfig(source=["b/a.jsonl"]))
     write("b/a.txt", TEXT.replace("green", "brown"))
     assert prepare(DataConfig(source=["b/a.txt"])) != folder        # edited under the same name
 
@@ -179,7 +187,8 @@ def test_every_tokenizer_gives_the_text_back(kind):
     texts = [f"one two\n\nthree {special_as_text}", "four \U0001f44b", "five one"]
     for n, text in enumerate(texts * 4):
         write(f"{n}.txt", text + f" {n} " + "one two three four five\n" * 9)
-    corpus = corpus_of(*(f"{n}.txt" for n in range(12)), tokenizer=kind, vocab_size=300)
+    corpus = corpus_of(*(f"{n}.txt" for n in range(12)), tokenizer=kind,
+                       vocab_size=300 * (kind != "char"))
     documents = [cleaned(Path(f"{n}.txt").read_text()) for n in range(12)]
     between = corpus.tokenizer.decode(corpus.tokenizer.separator)
     assert between == ("\n\n" if kind == "char" else "<|endoftext|>")
@@ -219,6 +228,26 @@ def test_the_same_bytes_whatever_the_blocks_and_processes(kind, monkeypatch):
     for module in (ingest, pile):
         monkeypatch.setattr(module, "MEGABYTE", 777)
     assert data.corpus_hash(load_corpus(prepare(config))) == expected
+
+
+def test_of_many_characters_those_are_kept_that_are_frequent_in_training():
+    texts = ["abcd" * 50 + "x" * n for n in range(12)]
+    for n, text in enumerate(texts):
+        write(f"{n}.txt", text)
+    learned = pile.split([len(text) for text in texts], 0.1, 1)
+    val, = np.flatnonzero(learned == 0)
+    write(f"{val}.txt", "z" * len(texts[val]))              # more than any training character
+    corpus = corpus_of(*(f"{n}.txt" for n in range(12)), vocab_size=6)
+    assert decoded(corpus, "val") == "\ufffd" * len(texts[val])
+    assert set("abcdx") == set(corpus.tokenizer.alphabet)
+
+
+def test_file_names_are_shown_as_they_are_though_examples_are_masked():
+    write("notes/empty.txt", " \n")
+    write("notes/full.txt", "Write to anna@example.org. " * 9)
+    report = corpus_of("notes", redact=True).meta["cleaned"]
+    assert report["empty_documents"]["example"] == "notes/empty.txt"
+    assert "anna" not in json.dumps(report) and "xxxx@xxxxxxx.xxx" in report["email"]["example"]
 
 
 def test_large_ids_take_four_bytes():
@@ -274,7 +303,7 @@ def test_a_file_that_grows_while_it_is_read_is_known_by_what_was_read(monkeypatc
     assert (decoded(corpus, "train") + decoded(corpus, "val")).endswith("one line more")
     assert prepare(DataConfig(source="log.txt")) == corpus.folder       # found by what it holds
     assert corpus.meta["fingerprint"] == data.fingerprint(
-        DataConfig(source="log.txt"), [data.sha256("log.txt")])
+        DataConfig(source="log.txt"), ingest.find(["log.txt"]), [data.sha256("log.txt")])
 
 
 # Clean, as it is reported.
@@ -306,6 +335,7 @@ def test_what_is_redacted_is_nowhere_in_the_folder():
     corpus = corpus_of(write("a.txt", "\n".join(lines)), redact=True, redact_except=["ip"])
     assert corpus.meta["cleaned"]["email"]["count"] == 90
     assert "ip" not in corpus.meta["cleaned"]
+    assert "switched off: mojibake, ip, boilerplate" in "\n".join(data.describe(corpus))
     text = decoded(corpus, "train")
     assert text.startswith("0: [EMAIL], 192.0.2.0, costs 1,234.00\n")
     for path in corpus.folder.iterdir():
@@ -348,7 +378,7 @@ def test_what_killed_runs_left_is_cleared_away_and_what_others_do_is_not():
     dead.wait()
     host = socket.gethostname()
     names = [f"unfinished-{host}-{dead.pid}", f"unfinished-{host}-{os.getppid()}",
-             f"unfinished-elsewhere-{dead.pid}"]
+             f"unfinished-elsewhere-{dead.pid}", f"unfinished-{host}-2-{dead.pid}"]
     for name in names:
         write(f"corpora/{name}/train.bin", "half")
     folder = prepare(DataConfig(source=[write("a.txt", TEXT)]))
@@ -403,7 +433,8 @@ def test_damage_is_refused(prepared, name):
         with pytest.raises(ValueError, match=str(prepared)):
             load_corpus(prepared)
     path.unlink()
-    with pytest.raises(ValueError, match="not a whole corpus.*delete it"):
+    with pytest.raises(ValueError, match="not a whole corpus.*" + (
+            "no meta.json" if name == "meta.json" else "delete it")):       # it may be no corpus
         load_corpus(prepared)
     path.write_bytes(whole)
     load_corpus(prepared)
@@ -455,7 +486,7 @@ def test_a_large_split_is_read_through_only_on_request(prepared, capsys, monkeyp
     (lambda: write("blank.txt", " \n\n \t\n"), "no text"),
     (lambda: write("zeros.bin", bytes(5000)), "no text"),
     (lambda: write("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256))), "0x89 at offset 0"),
-    (lambda: write("short.txt", "To be."), "one window takes 129"),
+    (lambda: write("short.txt", "To be."), "one window takes 129.*--context-length"),
     (lambda: write("latin1.txt", "caf\u00e9".encode("latin-1")), "0xe9 at offset 3 is not UTF-8"),
     (lambda: Path("bare").mkdir() or "bare", "no text file in the folder bare"),
 ])

@@ -56,13 +56,40 @@ def test_patterns_paths_and_odd_names_in_the_order_given():
     assert list(read_all("x*")) == ["x/1.txt", "x/2.txt", "x/y/3.txt"]         # a folder matches
 
 
+def test_a_file_is_taken_once_however_often_it_is_named():
+    for name in ("x/1.txt", "x/y/3.txt"):
+        write(name, name)
+    Path("x/empty").mkdir()
+    Path("z.txt").symlink_to("x/1.txt")
+    found = ingest.find(["x", "x/y/../1.txt", "z.txt", "x/**", str(Path("x").resolve())])
+    assert [name for name, _ in found] == ["x/1.txt", "x/y/3.txt"]
+    assert [name for name, _ in ingest.find(["x/*"])] == ["x/1.txt", "x/y/3.txt"]
+
+
 def test_standard_input_can_be_read_twice(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(FRENCH.encode())))
-    (name, open_file), = ingest.find(["-"], "kept")
+    (name, open_file), = ingest.find(["-", "-"], "kept")
     for _ in range(2):
         with open_file() as file:
             assert file.read() == FRENCH.encode()
     assert os.listdir("kept") == []                     # and leaves no file behind
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_can_be_read_twice():
+    os.mkfifo("pipe")
+    threading.Thread(target=Path("pipe").write_bytes, args=[FRENCH.encode()], daemon=True).start()
+    (name, open_file), = ingest.find(["pipe"])
+    for _ in range(2):
+        with open_file() as file:
+            assert file.read() == FRENCH.encode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_without_a_mark_the_order_of_bytes_must_be_named(encoding):
+    write("text", FRENCH.encode(encoding + "-le"))
+    with pytest.raises(ValueError, match=f"^text cannot be read .*such as {encoding}-le"):
+        read_all("text", encoding=encoding)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32",
@@ -126,7 +153,9 @@ def test_csv_rows():
     ("a.jsonl", '{"text": "\\ud83d"}', "line 1, has half a character"),
     ("a.csv", "id,body\n1,x", "a.csv has no column 'text' .it has 'id', 'body'."),
     ("a.csv", "", "has no column"),
-    ("a.csv", "id,text\n1,x\n2\n", "line 3, has only 1"),
+    ("a.csv", "id,text\n1,x\n2\n", "line 3, has 1 columns, and the first line has 2"),
+    ("a.csv", "text\nx\ny, z\n", "line 3, has 2 columns, and the first line has 1"),
+    ("a.csv", 'id,text\n1,"x\ny"\n2,"z\n3,u\n4,v\n', "begins in line 4 is not CSV .*quote"),
     ("a.txt.gz", "not zipped", "a.txt.gz is not a whole .gz file"),
     ("a.txt.gz", gzip.compress(os.urandom(9999))[:5000], "a.txt.gz is not a whole .gz file"),
 ])
@@ -196,6 +225,18 @@ def test_tinyshakespeare_must_be_the_one_that_all_compare_on(website):
     with pytest.raises(ValueError, match="is not tinyshakespeare: its sha256"):
         ingest.tiny_shakespeare("kept")
     assert not Path("kept").exists()
+
+
+def test_a_download_that_breaks_off_is_one_line(website, monkeypatch):
+    def break_off(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"First Cit")
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "do_GET", break_off)
+    with pytest.raises(ValueError, match="cannot be downloaded .IncompleteRead"):
+        ingest.tiny_shakespeare("kept")
 
 
 def test_without_a_network_a_line_says_what_to_do(monkeypatch):
