@@ -120,6 +120,7 @@ def hash_of(text):
 
 REPEATS = 3             # times a long line may stand in a corpus before it counts as boilerplate
 LONG = 20               # characters that make a line long
+LETTERS = 10            # of them letters: a row of a table is no boilerplate
 REMEMBERED = 500_000    # different lines that are counted at a time
 
 
@@ -131,7 +132,7 @@ def boilerplate(text, seen):
     """
     kept, dropped = [], []
     for line in text.split("\n"):
-        if len(line) >= LONG:
+        if len(line) >= LONG and sum(map(str.isalpha, line)) >= LETTERS:
             key = hash_of(re.sub(r"\d+", "0", line.strip()))
             seen[key] = seen.get(key, 0) + 1
             if seen[key] > REPEATS:
@@ -376,14 +377,14 @@ class Cleaner:
         entry = self.report.setdefault(name, {"count": 0, "example": None})
         entry["count"] += count
         if count and not entry["example"]:
-            entry["example"] = masked(example) if self.private else example
+            entry["example"] = example
 
     def clean(self, text):
         """One text through all the rules."""
         for name, rule in self.rules.items():
             text, count, example = rule(text)
             if count:
-                self.note(name, count, example)
+                self.note(name, count, masked(example) if self.private else example)
         return text
 
     def clean_stream(self, texts):

@@ -58,7 +58,7 @@ def gram_hashes(text, n):
 
 SHINGLE = 16            # characters
 N_HASHES = 64
-BANDS = 16              # of 4 hashes each: documents that agree in one band are compared
+BANDS = 16              # of 4 hashes each: documents are compared with the first that has the same
 RESEMBLANCE = 0.8       # from here on, two documents are nearly the same
 NONE = np.uint32(2 ** 32 - 1)
 MULTIPLY, ADD = np.random.default_rng(0).integers(2 ** 32, size=(2, N_HASHES, 1), dtype=np.uint32)
@@ -79,21 +79,26 @@ def signature(texts):
 def near_duplicates(signatures):
     """For each of n documents an earlier one that it resembles, or -1: (n,).
 
-    signatures (n, N_HASHES) may lie on disk: a band at a time is in memory.
+    The earlier one is itself like no other: if C is like B and B like A, but C is not like A, then
+    C stays. signatures (n, N_HASHES) may lie on disk: a band at a time is in memory.
     """
-    n = len(signatures)
-    original = np.full(n, -1)
+    n, pairs = len(signatures), np.empty(0, np.int64)       # a pair (i, j) as the number i * n + j
     for band in np.split(np.arange(N_HASHES), BANDS):
         rows = signatures[:, band].astype(np.uint64)                        # (n, 4)
         key = (rows * BASE ** np.arange(1, 5, dtype=np.uint64)).sum(axis=1)
         _, first, group = np.unique(key, return_index=True, return_inverse=True)
         leader = first[group]                       # the first document with the same band
-        alike = np.flatnonzero((leader < np.arange(n)) & (original < 0) & (rows[:, 0] != NONE))
+        alike = np.flatnonzero((leader < np.arange(n)) & (rows[:, 0] != NONE))
         for some in np.array_split(alike, len(alike) // 10_000 + 1):
             agree = (signatures[some] == signatures[leader[some]]).mean(axis=1)
             some = some[agree >= RESEMBLANCE]
-            original[some] = leader[some]
-    return original
+            pairs = np.union1d(pairs, some * n + leader[some])
+    original = [-1] * n
+    for pair in pairs.tolist():                             # document by document, i > j
+        i, j = divmod(pair, n)
+        if original[i] == original[j] == -1:
+            original[i] = j
+    return np.array(original, dtype=np.int64)
 
 
 # ------------------------------------------------------------------------------------------

@@ -83,6 +83,11 @@ def test_boilerplate_is_a_long_line_that_comes_again_and_again():
     assert "Copyright" not in again and n == 12
 
 
+def test_a_table_of_numbers_is_no_boilerplate():
+    rows = "".join(f"{n}, 1.25, 1.50, 2.75, 3.00 kg\n" for n in range(9))
+    assert boilerplate(rows) == (rows, 0, None)
+
+
 def test_boilerplate_forgets_what_is_rare_and_keeps_what_is_frequent(monkeypatch):
     monkeypatch.setattr(clean, "REMEMBERED", 100)
     seen, rng, dropped = {}, random.Random(1), 0

@@ -71,6 +71,18 @@ def test_of_documents_that_are_nearly_the_same_the_first_stays():
     assert {i: j for i, j in enumerate(found.tolist()) if j >= 0} == {17: 3, 29: 3}
 
 
+def test_what_is_like_a_dropped_document_alone_stays():
+    """B is like A, and dropped; C is like B, but no longer like A; E is like D, which stays."""
+    a = some_text(4000, 1)
+    b = a[:3660] + some_text(340, 101)
+    c = b[340:] + some_text(340, 201)
+    d = some_text(4000, 301)
+    similar = [(signature([x]) == signature([y])).mean() for x, y in ((a, b), (b, c), (a, c))]
+    assert similar[0] >= 0.8 <= similar[1] and similar[2] < 0.8
+    signatures = np.stack([signature([text]) for text in (a, b, c, d, d)])
+    assert near_duplicates(signatures).tolist() == [-1, 0, -1, -1, 3]
+
+
 def test_no_documents_have_no_duplicates():
     assert near_duplicates(np.empty((0, overlap.N_HASHES), np.uint32)).shape == (0,)
 
