@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 
-
 def windows_per_epoch(n_tokens, context_length):
-    """How many windows of context_length + 1 tokens an epoch has, one after the other."""
+    """How many windows an epoch has, side by side: one less than would fit, which leaves room to
+    start elsewhere each time.
+    """
     return max(1, n_tokens // context_length - 1)
 
 
@@ -30,8 +31,7 @@ def epoch_order(n_tokens, context_length, seed, epoch):
     """The order of one epoch: where its windows start, shuffled.
 
     Each epoch starts at a token drawn anew, up to a window's length in, so that the windows of
-    one epoch straddle the borders of the last one's. For that, an epoch has one window less than
-    would fit.
+    one epoch straddle the borders of the last one's.
     """
     rng = np.random.default_rng((seed, epoch))
     n_windows = windows_per_epoch(n_tokens, context_length)

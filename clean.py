@@ -15,6 +15,9 @@ since verse repeats itself on purpose and "Â»" may be what its author wrote.
     python clean.py                     # the rules at work on a few lines of mess
     python clean.py letter.txt          # the same on a file: nothing is written
 
+Patterns use the module regex where re, Python's own, cannot say it: \\p{L} for a letter of any
+script, a look behind of any length, a search from the end.
+
 Paper: Finding Repeated Elements (Misra and Gries, 1982), for the lines that repeat.
 """
 import hashlib
@@ -310,7 +313,9 @@ def phones(text):
 
 
 # ------------------------------------------------------------------------------------------
-# All rules, in the order they are applied: each sees what those before it have left.
+# All rules, in the order they are applied: each sees what those before it have left. What a wrong
+# encoding made of a letter may hold \x85, which is a line end to the next rule; a key may hold what
+# looks like an address. Those that are not private have a switch of the same name in DataConfig.
 
 PRIVATE = {"key": keys, "email": emails, "iban": ibans, "card": cards, "ip": ips, "phone": phones}
 RULES = {"mojibake": mojibake, "line_ends": line_ends, "control_characters": control_characters,

@@ -29,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags)
+            if not near and "--source" in flags and Path(unknown[0]).exists():
+                near = [f"--source {unknown[0]}"]
             self.error(f"unknown argument {unknown[0]}"
                        + (f"; did you mean {' or '.join(near)}?" if near else ""))
         return options
@@ -38,7 +40,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(parser, config_class, skip=()):
-    """One flag for each field of a config dataclass; the comment behind the field is its help.
+    """One flag for each field of a config dataclass; the comment behind the field, on the same
+    line, is its help, so every field needs a default and a comment.
 
     A flag that is not given leaves no trace in the parsed options, so defaults stay in one place.
     """

@@ -101,7 +101,8 @@ class DataConfig:
     def rules(self):
         """The names of clean.py's rules that are on."""
         private = [kind for kind in clean.PRIVATE if self.redact and kind not in self.redact_except]
-        return private + [name for name in clean.RULES if getattr(self, name, False)]
+        others = [name for name in clean.RULES if name not in clean.PRIVATE]
+        return private + [name for name in others if getattr(self, name)]   # a field for each
 
 
 def read_text(path, config=None):
@@ -302,19 +303,19 @@ def prepare(config):
 
 def build(config, files, n_bytes, draft):
     """Prepare a corpus in the folder draft, then give it its name. Returns its folder."""
-    text, cleaner = draft / "text", clean.Cleaner(config.rules())
-    documents, digests = pile.gather(files, text, cleaner, n_bytes, field=config.field,
+    path, cleaner = draft / "text", clean.Cleaner(config.rules())
+    documents, digests = pile.gather(files, path, cleaner, n_bytes, field=config.field,
                                      encoding=config.encoding, undecodable=config.undecodable)
     if not len(documents.start):
         names = ["standard input" if name == "-" else name for name in config.source]
         raise ValueError(f"there is no text in {', '.join(names)}")
     if config.duplicates:
-        documents = pile.drop_duplicates(documents, text, cleaner.note)
+        documents = pile.drop_duplicates(documents, path, cleaner.note)
     if config.near_duplicates:
-        documents = pile.drop_near_duplicates(documents, text, cleaner.note)
+        documents = pile.drop_near_duplicates(documents, path, cleaner.note)
     learned = pile.split(documents.characters, config.val_fraction, config.split_seed)
-    spans = dict(zip(("train", "val"), pile.split_spans(documents, learned, text)))
-    tokens = learn(config, text, documents, spans["train"])
+    spans = dict(zip(("train", "val"), pile.split_spans(documents, learned, path)))
+    tokens = learn(config, path, documents, spans["train"])
     tokens.save(draft / "tokenizer.json")
 
     characters = {"train": int(learned.sum()), "val": int((documents.characters - learned).sum())}
@@ -326,18 +327,18 @@ def build(config, files, n_bytes, draft):
             "tokenizer_sha256": sha256(draft / "tokenizer.json")}
     for name, part in spans.items():
         with progress(f"encoding {name}", n_bytes[name]) as bar:
-            ids = encode_all(batches_of(read(text, part, bar.update)), tokens,
+            ids = encode_all(batches_of(read(path, part, bar.update)), tokens,
                              draft / "tokenizer.json", n_bytes[name])
             meta[name] = {"documents": len(part), "characters": characters[name],
                           "bytes": n_bytes[name]} | store(ids, tokens, draft / f"{name}.bin")
     with progress("looking for leaks", sum(n_bytes.values())) as bar:
-        meta["leak"] = overlap.leak_check(*(read(text, part, bar.update)
+        meta["leak"] = overlap.leak_check(*(read(path, part, bar.update)
                                             for part in spans.values()), characters["val"])
     meta["checksum"] = checksum(meta)
     (draft / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-    text.unlink()
-    for path in draft.iterdir():            # on the disk before the folder has its name
-        with open(path, "rb+") as file:
+    path.unlink()
+    for made in draft.iterdir():            # on the disk before the folder has its name
+        with open(made, "rb+") as file:
             os.fsync(file.fileno())
     folder = folder_of(config, mark)
     try:

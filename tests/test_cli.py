@@ -36,4 +36,6 @@ def test_help_explains_every_field(monkeypatch, capsys):
 
 def test_unknown_flags_name_the_near_one(tmp_path):
     assert "--source" in one_line("data.py", "--sorce", "x", cwd=tmp_path)
+    (tmp_path / "a.txt").touch()
+    assert "did you mean --source a.txt?" in one_line("data.py", "a.txt", cwd=tmp_path)
     assert "--color; did you mean --colour" in one_line("cli.py", "--color", "x", cwd=tmp_path)
