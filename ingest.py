@@ -8,6 +8,10 @@ row of a table, is read as a whole.
 
     find        what the names in --source stand for: a list of files
     documents   one file: its documents, (name, pieces of text)
+    gather      all of them, cleaned, into one file
+    read        some of that file again
+
+    python ingest.py notes/ a.jsonl     # what documents are there?
 
 Text that cannot be read is refused, and the line says which file and where. A program that skips
 what it does not understand trains on something else than you think.
@@ -28,9 +32,16 @@ import sys
 import tempfile
 import urllib.request
 import zlib
+from array import array
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from tqdm import tqdm
+
+from cli import clear_errors
 
 MEGABYTE = 1 << 20
 
@@ -307,4 +318,95 @@ def documents(name, file, field="text", encoding="utf-8", undecodable="refuse",
         if half:
             note("undecodable", 1, f"half a character in {where}")
             text = HALF.sub("\N{REPLACEMENT CHARACTER}", text)
-        yield where, [text]
+        yield where, iter([text])
+
+
+# ------------------------------------------------------------------------------------------
+# Gather. All documents, clean, lie one after the other in one file, perhaps larger than memory. In
+# memory is only where each of them begins and ends: to leave one out, or to keep the end of one for
+# validation, is to change numbers.
+
+
+def progress(what, n_bytes):
+    """A bar that is seen on a terminal, and only there."""
+    return tqdm(desc=what, total=n_bytes, unit="B", unit_scale=True, leave=False, disable=None)
+
+
+def gather(files, path, cleaner, n_bytes=None, **reading):
+    """Read the documents of all files, clean them, and write them to path as UTF-8.
+
+    files as find gives them, n_bytes long in all; reading: field, encoding, undecodable, as for
+    documents. Returns the documents that are not empty, as arrays (n,): characters, start and stop
+    in bytes, and a hash. And the sha256 of each file as it was read: one that changes under our
+    eyes is known by what we saw of it.
+    """
+    cleaner.note("empty_documents", 0, None)
+    characters, stops, hashes, digests = array("q"), array("q", [0]), array("Q"), []
+    with open(path, "wb") as pile, progress("reading", n_bytes) as bar:
+        for name, open_file in files:
+            with open_file() as file:
+                witness = Witness(file, bar.update)
+                for where, texts in documents(name, witness, note=cleaner.note, **reading):
+                    n_characters, digest = 0, hashlib.blake2b(digest_size=8)
+                    for text in cleaner.clean_stream(texts):
+                        raw = text.encode()
+                        pile.write(raw)
+                        digest.update(raw)
+                        n_characters += len(text)
+                    if n_characters:
+                        characters.append(n_characters)
+                        stops.append(pile.tell())
+                        hashes.append(int.from_bytes(digest.digest(), "little"))
+                    else:
+                        cleaner.note("empty_documents", 1, where)
+                digests.append(witness.digest.hexdigest())
+    stops = np.array(stops)
+    return SimpleNamespace(characters=np.array(characters), start=stops[:-1], stop=stops[1:],
+                           hash=np.array(hashes)), digests
+
+
+def pieces(file, start, stop, told):
+    file.seek(start)
+    decoder, left = codecs.getincrementaldecoder("utf-8")(), stop - start
+    while left:
+        raw = file.read(min(left, MEGABYTE))
+        if not raw:
+            raise OSError(f"{file.name} is shorter than it was when it was written")
+        left -= len(raw)
+        told(len(raw))
+        yield decoder.decode(raw)
+
+
+def read(path, spans, told=lambda n_bytes: None):
+    """The text of each span of bytes (start, stop) of a file, as an iterator of pieces.
+
+    told(n_bytes) is called whenever some were read: a bar can show it.
+    """
+    with open(path, "rb") as file:
+        for start, stop in spans:
+            yield pieces(file, int(start), int(stop), told)
+
+
+def spans(documents):
+    return np.stack([documents.start, documents.stop], axis=1)              # (n, 2)
+
+
+# ------------------------------------------------------------------------------------------
+# See it at work.
+
+
+def main():
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        return print(__doc__.strip())
+    with clear_errors():
+        print("characters  document, and how it begins")
+        for name, open_file in find(sys.argv[1:] or ["shakespeare"]):
+            with open_file() as file:
+                for where, texts in documents(name, file):
+                    first = next(texts, "")
+                    n = len(first) + sum(map(len, texts))
+                    print(f"{n:10,}  {where}: {first[:60]!r}")
+
+
+if __name__ == "__main__":
+    main()

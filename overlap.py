@@ -1,5 +1,5 @@
 """
-Overlap: what two texts have in common, without laying them side by side.
+Overlap: which documents are the same, and what training and validation may share.
 
 The same page is on the web a hundred times, and each time a little different. A model that reads
 it a hundred times learns it by heart; a model that has read in training what it is asked in
@@ -9,7 +9,9 @@ share, and there are too many of those to keep. So keep numbers that stand for t
     gram_hashes         a 64-bit number for every n characters in a row
     signature           64 numbers that stand for a document, however long
     near_duplicates     which documents have nearly the same signature
-    leak_check          how much of validation has been seen in training
+    drop_...            documents that are like an earlier one are left out
+    split               what the model learns from, and what it is only ever tested on
+    leak_check          how much of validation has been seen in training all the same
 
     python overlap.py                   # a text, its copies with more and more mistakes, measured
 
@@ -17,9 +19,15 @@ Paper: On the Resemblance and Containment of Documents (MinHash; Broder, 1997).
 """
 import random
 import string
+import tempfile
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+
+from ingest import MEGABYTE, read, spans
 
 BASE = np.uint64(0x9E3779B97F4A7C15)                        # odd, so that it has an inverse
 INVERSE = np.uint64(pow(int(BASE), -1, 2 ** 64))
@@ -99,6 +107,94 @@ def near_duplicates(signatures):
         if original[i] == original[j] == -1:
             original[i] = j
     return np.array(original, dtype=np.int64)
+
+
+def without(documents, dropped):
+    return SimpleNamespace(**{key: array[~dropped] for key, array in vars(documents).items()})
+
+
+def beginning(documents, which, path):
+    """The first words of the first of these documents: an example for the report."""
+    for text in chain.from_iterable(read(path, spans(documents)[np.flatnonzero(which)[:1]])):
+        return text[:60]
+
+
+def drop_duplicates(documents, path, note):
+    """The documents without those whose text an earlier one has, too.
+
+    A hash of 64 bits stands for the text: among ten million documents, the probability that any
+    two different ones have the same is 1 in 300,000.
+    """
+    again = np.ones(len(documents.hash), dtype=bool)
+    again[np.unique(documents.hash, return_index=True)[1]] = False          # the first of each
+    note("duplicates", int(again.sum()), beginning(documents, again, path))
+    return without(documents, again)
+
+
+def drop_near_duplicates(documents, path, note):
+    """The documents without those that resemble an earlier one. Signatures wait on the disk."""
+    with tempfile.TemporaryFile(dir=Path(path).parent) as file:
+        for texts in read(path, spans(documents)):
+            file.write(signature(texts).tobytes())
+        file.flush()
+        signatures = np.memmap(file, np.uint32, "r").reshape(-1, N_HASHES)
+        nearly = near_duplicates(signatures) >= 0
+    note("near_duplicates", int(nearly.sum()), beginning(documents, nearly, path))
+    return without(documents, nearly)
+
+
+# ------------------------------------------------------------------------------------------
+# Split.
+
+MANY = 10   # from this many documents on, validation takes whole ones
+
+
+def split(lengths, val_fraction, seed):
+    """How many characters of each document, from its start on, the model learns from: (n,).
+
+    Of many documents, random whole ones are kept aside, as many as fit val_fraction of the
+    characters: a model that has read half of Hamlet finds the other half easier than a play it
+    has never met. Where those that fit are less than half of that, as of one book and nine notes,
+    the end of the longest document is added. Of few documents, the end of each is kept aside.
+    """
+    lengths = np.asarray(lengths)
+    if len(lengths) < MANY:
+        return (lengths * (1 - val_fraction)).astype(np.int64)
+    wanted = room = val_fraction * lengths.sum()
+    shortest, learned = lengths.min(), lengths.copy()
+    for i in np.random.default_rng(seed).permutation(len(lengths)):
+        if lengths[i] <= room:
+            room -= lengths[i]
+            learned[i] = 0
+        if room < shortest:
+            break
+    if room > wanted / 2:
+        longest = lengths.argmax()              # longer than room, or it had been taken
+        learned[longest] = int(lengths[longest] - room)
+    return learned
+
+
+def byte_offset(path, start, n):
+    """Where in a file of UTF-8 the n-th character after the byte start begins."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        while True:
+            block = np.frombuffer(file.read(MEGABYTE), dtype=np.uint8)
+            if not len(block):
+                raise OSError(f"{path} has fewer characters than it had when it was written")
+            begins = np.flatnonzero((block & 0b11000000) != 0b10000000)     # of a character
+            if n < len(begins):
+                return start + begins[n]
+            n, start = n - len(begins), start + len(block)
+
+
+def split_spans(documents, learned, path):
+    """The spans of bytes of both splits, empty ones left out."""
+    cut = np.where(learned == 0, documents.start, documents.stop)
+    for i in np.flatnonzero((learned > 0) & (learned < documents.characters)):
+        cut[i] = byte_offset(path, int(documents.start[i]), int(learned[i]))
+    train, val = np.stack([documents.start, cut], 1), np.stack([cut, documents.stop], 1)
+    return train[train[:, 0] < train[:, 1]], val[val[:, 0] < val[:, 1]]
 
 
 # ------------------------------------------------------------------------------------------

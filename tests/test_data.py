@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import clean
 import data
 import ingest
-import pile
+import overlap
 from conftest import ROOT, TEXT, one_line
 from data import DataConfig, load_corpus, prepare
 
@@ -108,55 +106,15 @@ def test_the_default_corpus_is_the_one_that_figures_were_recorded_on(shakespeare
         "b37b6e21fa385a3dedd39e55227dfd63c8ecd876887aa446c4b7b9804d976fb7"]
 
 
-def test_a_split_of_documents_too_large_for_validation_cuts_one():
-    lengths = np.array([100] * 12)
-    assert pile.split(lengths, 0.05, 1).tolist() == [40] + [100] * 11
-    learned = pile.split(lengths, 0.2, 1)
-    assert sorted(learned.tolist()) == [0] * 2 + [100] * 10
-    assert pile.split(np.array([7, 1]), 0.1, 1).tolist() == [6, 0]
-
-
 def test_a_book_among_notes_gives_its_end_and_the_report_says_so():
     lengths = np.array([1000] * 4 + [1_000_000] + [1000] * 5)
-    learned = pile.split(lengths, 0.1, 1)
+    learned = overlap.split(lengths, 0.1, 1)
     assert learned.tolist() == [0] * 4 + [908_100] + [0] * 5        # 100,900 are a tenth
     for n, length in enumerate(lengths // 20):
         write(f"notes/{n}.txt", (f"note {n}: " * (length // 4))[:length])
     said = "\n".join(data.describe(corpus_of("notes", duplicates=False)))
-    assert "validation is 10.0% of the characters (10.0% was asked for): the end of 0" not in said
-    assert "the end of 1 of 10 documents, which is\ncounted in both rows" in said
-
-
-@given(st.lists(st.integers(1, 10_000), min_size=10, max_size=60), st.floats(0.01, 0.9),
-       st.integers(0, 9))
-def test_validation_is_about_as_large_as_asked_for(lengths, val_fraction, seed):
-    learned, wanted = pile.split(lengths, val_fraction, seed), val_fraction * sum(lengths)
-    assert all(0 <= n <= length for n, length in zip(learned, lengths))
-    assert wanted / 2 - 1 <= sum(lengths) - learned.sum() <= wanted + 1
-    assert sum(0 < n < length for n, length in zip(learned, lengths)) <= 1
-
-
-@pytest.mark.parametrize("n", [0, 1, 5, 9])
-def test_characters_are_found_among_bytes(n, monkeypatch):
-    monkeypatch.setattr(pile, "MEGABYTE", 3)
-    text = "a\u00e9\u4f60\U0001f44bb\u0153c\u4f60d."
-    write("text", "xyz" + text)
-    assert pile.byte_offset("text", 3, n) == 3 + len(text[:n].encode())
-    with pytest.raises(OSError, match="fewer characters"):
-        pile.byte_offset("text", 3, len(text) + n)
-    with pytest.raises(OSError, match="shorter"):
-        for texts in pile.read("text", [(3, 99)]):
-            list(texts)
-
-
-def test_the_pile_shows_its_documents(monkeypatch, capsys):
-    write("notes/a.txt", "one  \n")
-    write("notes/b.txt", "two and more\n")
-    monkeypatch.setattr("sys.argv", ["pile.py", "notes"])
-    pile.main()
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "         3              2  'one'", "        12             10  'two and more'"]
-    assert "nowhere" in one_line("pile.py", "nowhere", cwd=Path())
+    assert ("validation is 10.0% of the characters (10.0% was asked for): the end of 1 of 10 "
+            "documents, which is\ncounted in both rows" in said)
 
 
 # What is prepared.
@@ -192,7 +150,7 @@ def test_every_tokenizer_gives_the_text_back(kind):
     documents = [cleaned(Path(f"{n}.txt").read_text()) for n in range(12)]
     between = corpus.tokenizer.decode(corpus.tokenizer.separator)
     assert between == ("\n\n" if kind == "char" else "<|endoftext|>")
-    learned = pile.split([len(text) for text in documents], 0.1, 1)
+    learned = overlap.split([len(text) for text in documents], 0.1, 1)
     train = [text for text, n in zip(documents, learned) if n]
     val = [text for text, n in zip(documents, learned) if not n]
     assert 0 < len(val) < 3 and decoded(corpus, "train") == between.join(train)
@@ -225,7 +183,7 @@ def test_the_same_bytes_whatever_the_blocks_and_processes(kind, monkeypatch):
     monkeypatch.setattr(data, "n_cores", lambda: 2)
     monkeypatch.setattr(data, "batches_of",
                         lambda texts, of=data.batches_of: of(texts, size=1000))
-    for module in (ingest, pile):
+    for module in (ingest, overlap):
         monkeypatch.setattr(module, "MEGABYTE", 777)
     assert data.corpus_hash(load_corpus(prepare(config))) == expected
 
@@ -234,7 +192,7 @@ def test_of_many_characters_those_are_kept_that_are_frequent_in_training():
     texts = ["abcd" * 50 + "x" * n for n in range(12)]
     for n, text in enumerate(texts):
         write(f"{n}.txt", text)
-    learned = pile.split([len(text) for text in texts], 0.1, 1)
+    learned = overlap.split([len(text) for text in texts], 0.1, 1)
     val, = np.flatnonzero(learned == 0)
     write(f"{val}.txt", "z" * len(texts[val]))              # more than any training character
     corpus = corpus_of(*(f"{n}.txt" for n in range(12)), vocab_size=6)
@@ -290,16 +248,16 @@ def test_a_pattern_gives_the_folder_a_name_that_any_system_takes():
 def test_a_file_that_grows_while_it_is_read_is_known_by_what_was_read(monkeypatch):
     """Between the first look and the reading of it, and again while it is read."""
     write("log.txt", TEXT)
-    gather = pile.gather
+    gather = ingest.gather
 
     def grow_and_gather(*args, **more):
         with open("log.txt", "a") as log:
             log.write("\none line more")
         return gather(*args, **more)
 
-    monkeypatch.setattr(pile, "gather", grow_and_gather)
+    monkeypatch.setattr(ingest, "gather", grow_and_gather)
     corpus = corpus_of("log.txt")
-    monkeypatch.setattr(pile, "gather", gather)
+    monkeypatch.setattr(ingest, "gather", gather)
     assert (decoded(corpus, "train") + decoded(corpus, "val")).endswith("one line more")
     assert prepare(DataConfig(source="log.txt")) == corpus.folder       # found by what it holds
     assert corpus.meta["fingerprint"] == data.fingerprint(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import ingest
-from conftest import SHARED
+from clean import Cleaner
+from conftest import SHARED, one_line
 
 FRENCH = "L'œuvre d'Æsop\u00a0: «\u00a0Naïve, la fﬁn\u00a0?\u00a0» 👋\n"
 
@@ -189,6 +190,30 @@ def test_lines_are_those_of_the_text_wherever_it_is_cut():
         cut = [text[i:i + size] for i in range(0, len(text), size)]
         assert list(ingest.lines(cut)) == text.split("\n")
     assert list(ingest.lines(["one\n"])) == ["one"] and list(ingest.lines([])) == []
+
+
+def test_what_was_gathered_is_read_again_and_must_be_all_there():
+    for n, text in enumerate([FRENCH, "", "two\nlines \n"]):
+        write(f"{n}.txt", text)
+    found, digests = ingest.gather(ingest.find(["0.txt", "1.txt", "2.txt"]), "pile", Cleaner([]))
+    assert len(digests) == 3 and found.characters.tolist() == [len(FRENCH) - 1, 10]
+    texts, told = [FRENCH.strip("\n"), "two\nlines "], []
+    again = ["".join(texts) for texts in ingest.read("pile", ingest.spans(found), told.append)]
+    assert again == texts and sum(told) == sum(len(text.encode()) for text in texts)
+    os.truncate("pile", 20)
+    with pytest.raises(OSError, match="pile is shorter"):
+        for texts in ingest.read("pile", ingest.spans(found)):
+            list(texts)
+
+
+def test_the_script_lists_documents(monkeypatch, capsys):
+    write("notes/a.txt", "one\n")
+    write("notes/b.jsonl", '{"text": "two and more"}')
+    monkeypatch.setattr("sys.argv", ["ingest.py", "notes"])
+    ingest.main()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "         4  notes/a.txt: 'one\\n'", "        12  notes/b.jsonl, line 1: 'two and more'"]
+    assert "nowhere" in one_line("ingest.py", "nowhere", cwd=Path())
 
 
 @pytest.fixture

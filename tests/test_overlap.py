@@ -3,6 +3,8 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import overlap
 from overlap import SHINGLE, gram_hashes, leak_check, near_duplicates, signature
@@ -85,6 +87,34 @@ def test_what_is_like_a_dropped_document_alone_stays():
 
 def test_no_documents_have_no_duplicates():
     assert near_duplicates(np.empty((0, overlap.N_HASHES), np.uint32)).shape == (0,)
+
+
+def test_a_split_of_documents_too_large_for_validation_cuts_one():
+    lengths = np.array([100] * 12)
+    assert overlap.split(lengths, 0.05, 1).tolist() == [40] + [100] * 11
+    learned = overlap.split(lengths, 0.2, 1)
+    assert sorted(learned.tolist()) == [0] * 2 + [100] * 10
+    assert overlap.split(np.array([7, 1]), 0.1, 1).tolist() == [6, 0]
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=10, max_size=60), st.floats(0.01, 0.9),
+       st.integers(0, 9))
+def test_validation_is_about_as_large_as_asked_for(lengths, val_fraction, seed):
+    learned, wanted = overlap.split(lengths, val_fraction, seed), val_fraction * sum(lengths)
+    assert all(0 <= n <= length for n, length in zip(learned, lengths))
+    assert wanted / 2 - 1 <= sum(lengths) - learned.sum() <= wanted + 1
+    assert sum(0 < n < length for n, length in zip(learned, lengths)) <= 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 9])
+def test_characters_are_found_among_bytes(n, monkeypatch, tmp_path):
+    monkeypatch.setattr(overlap, "MEGABYTE", 3)
+    text = "a\u00e9\u4f60\U0001f44bb\u0153c\u4f60d."
+    path = tmp_path / "text"
+    path.write_bytes(b"xyz" + text.encode())
+    assert overlap.byte_offset(path, 3, n) == 3 + len(text[:n].encode())
+    with pytest.raises(OSError, match="fewer characters"):
+        overlap.byte_offset(path, 3, len(text) + n)
 
 
 def pieces(*texts, size):
