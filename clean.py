@@ -239,7 +239,7 @@ def is_iban(iban):
 
 
 def checked(is_valid, placeholder):
-    """A replacement of as much of a match, up to a space in it or its end, as is valid."""
+    """For substitute: as much of a match, up to a space or hyphen or its end, as is valid."""
     def replace(match):
         for end in sorted({m.start() for m in re.finditer("[ -]|$", match[0])}, reverse=True):
             if is_valid(match[0][:end]):
@@ -297,7 +297,7 @@ def ips(text):
 PHONE = regex.compile(r"""(?<![\w+/=$€£-]|\d[.,:\ ])(?:
       \+\d{1,3}(?:[ ./-]?(?:\d{1,5}|\(\d{1,5}\))){2,6}                    # +44 20 7946 0958
     | (?:1[ .-])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d([.-]))\d{3}(?(1)\1|[ .-])\d{4}   # (555) 123-4567
-    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d|\d\d(?:[ ]\d\d){5})    # 030 1234567, no date
+    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d|\d\d(?:[ ]\d\d){5})    # 030 1234567; no date, no list
       (?:0\d{1,4}|\(0\d{1,4}\))(?:[ /-]\d{2,8}){1,5}
     | (?<=\b(?i:tel|telefon|téléphone|phone|fax|mobile|cell|call)[.:]?\ {0,2})\d{7,15}
     )(?![\w-]|[.,/:]\d)""", regex.VERBOSE)

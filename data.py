@@ -478,14 +478,16 @@ def describe(corpus):
         yield (f"{name:8}" + "".join(f"{counts[column]:15,}" for column in columns)
                + f"{counts['tokens'] / counts['bytes']:18.3f}"
                + f"{counts['unknown'] / counts['tokens']:8.1%}")
-    n_val, n_documents = meta["val"]["characters"], sum(meta["lengths"].values())
+    n_val = meta["val"]["characters"]
+    n_documents = sum(meta["lengths"].values())
     n_cut = meta["train"]["documents"] + meta["val"]["documents"] - n_documents
+    n_whole = meta["val"]["documents"] - n_cut
     yield (f"validation is {n_val / (n_val + meta['train']['characters']):.1%} of the characters "
-           f"({meta['config']['val_fraction']:.1%} was asked for): "
-           + ("whole documents" if not n_cut else
-              f"the end of {n_cut:,} of {n_documents:,} document{'s' * (n_documents > 1)}, which "
-              f"{'is' if n_cut == 1 else 'are'}\ncounted in both rows, since the model learns from "
-              "the beginning"))
+           f"({meta['config']['val_fraction']:.1%} was asked for): " + " and ".join(
+               [f"{n_whole:,} whole document{'s' * (n_whole > 1)}"] * (n_whole > 0)
+               + [f"the end of {n_cut:,}"] * (n_cut > 0)))
+    if n_cut:
+        yield "a document that was cut counts in both rows: the model learns from its beginning"
 
     yield "\nwhat was cleaned, how often, and an example" + (
         " (its letters as x: it may be private)" if meta["config"]["redact"] else "")

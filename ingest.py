@@ -236,7 +236,7 @@ def decoded(name, blocks, encoding="utf-8", undecodable="refuse", note=lambda *w
                 + ", or leave the file out, or take --undecodable replace") from None
         except UnicodeError as error:               # no mark says in which order the bytes are
             raise ValueError(f"{name} cannot be read ({error}); name its --encoding, such as "
-                             f"{encoding}-le") from None
+                             "utf-16-le or utf-32-le") from None
 
 
 def lines(texts):

@@ -90,7 +90,7 @@ def near_duplicates(signatures):
     The earlier one is itself like no other: if C is like B and B like A, but C is not like A, then
     C stays. signatures (n, N_HASHES) may lie on disk: a band at a time is in memory.
     """
-    n, pairs = len(signatures), np.empty(0, np.int64)       # a pair (i, j) as the number i * n + j
+    n, pairs = len(signatures), [np.empty(0, np.int64)]     # a pair (i, j) as the number i * n + j
     for band in np.split(np.arange(N_HASHES), BANDS):
         rows = signatures[:, band].astype(np.uint64)                        # (n, 4)
         key = (rows * BASE ** np.arange(1, 5, dtype=np.uint64)).sum(axis=1)
@@ -100,9 +100,9 @@ def near_duplicates(signatures):
         for some in np.array_split(alike, len(alike) // 10_000 + 1):
             agree = (signatures[some] == signatures[leader[some]]).mean(axis=1)
             some = some[agree >= RESEMBLANCE]
-            pairs = np.union1d(pairs, some * n + leader[some])
+            pairs.append(some * n + leader[some])
     original = [-1] * n
-    for pair in pairs.tolist():                             # document by document, i > j
+    for pair in np.unique(np.concatenate(pairs)).tolist():  # document by document, i > j
         i, j = divmod(pair, n)
         if original[i] == original[j] == -1:
             original[i] = j
@@ -169,7 +169,7 @@ def split(lengths, val_fraction, seed):
         if room < shortest:
             break
     if room > wanted / 2:
-        longest = lengths.argmax()              # longer than room, or it had been taken
+        longest = lengths.argmax()              # longer than room: else, all would have fitted
         learned[longest] = int(lengths[longest] - room)
     return learned
 

@@ -96,7 +96,7 @@ def test_each_play_is_whole_in_one_split(shakespeare):
     assert len(plays) == 38
     assert all((play in train) + (play in val) == 1 for play in plays)
     assert len(train) + len(val) == sum(map(len, plays)) + 36 * len("\n\n")
-    assert "was asked for): whole documents" in "\n".join(data.describe(shakespeare))
+    assert "asked for): 4 whole documents\n\n" in "\n".join(data.describe(shakespeare))
     assert 0.08 < len(val) / len(train + val) <= 0.1
 
 
@@ -113,8 +113,8 @@ def test_a_book_among_notes_gives_its_end_and_the_report_says_so():
     for n, length in enumerate(lengths // 20):
         write(f"notes/{n}.txt", (f"note {n}: " * (length // 4))[:length])
     said = "\n".join(data.describe(corpus_of("notes", duplicates=False)))
-    assert ("validation is 10.0% of the characters (10.0% was asked for): the end of 1 of 10 "
-            "documents, which is\ncounted in both rows" in said)
+    assert ("validation is 10.0% of the characters (10.0% was asked for): 9 whole documents and "
+            "the end of 1\na document that was cut counts in both rows" in said)
 
 
 # What is prepared.
