@@ -10,6 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+try:
+    from hypothesis import assume, example, given, settings, strategies as st      # noqa: F401
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
+except ImportError:     # then a test on texts that hypothesis would think up is skipped
+    from unittest.mock import MagicMock
+    assume, st = MagicMock(), MagicMock()
+    example = settings = lambda *_, **__: lambda test: test
+    given = lambda *_, **__: pytest.mark.skip("needs hypothesis")
+
 torch.set_num_threads(1)    # the models here are too small to share between cores
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,12 +3,10 @@ import random
 import re
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 import clean
 from clean import RULES, Cleaner
-from conftest import run
+from conftest import assume, given, run, st
 from data import DataConfig
 
 HONEST = """\

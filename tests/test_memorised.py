@@ -6,11 +6,9 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 import memorised
-from conftest import one_line
+from conftest import example, given, one_line, settings, st
 from memorised import honest_lengths, longest_copy, report, suffix_array
 
 few_letters = st.lists(st.sampled_from([0, 97, 98, 255]), max_size=80).map(bytes)

@@ -5,11 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import ngram
-from conftest import one_line
+from conftest import given, one_line, settings, st
 from data import load_corpus
 from ngram import NGram, count_keys
 

@@ -3,10 +3,9 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import overlap
+from conftest import given, st
 from overlap import SHINGLE, gram_hashes, leak_check, near_duplicates, signature
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "

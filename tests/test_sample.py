@@ -11,14 +11,12 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import model
 import odds
 import sample
 import tokenizer
-from conftest import ROOT, one_line
+from conftest import ROOT, given, one_line, settings, st
 from model import ARCHS, GPT, GPTConfig
 from sample import (SampleConfig, Writer, draw, generate, generate_batch, greedy, min_p, picker,
                     repetition_penalty, stream, temperature, top_k, top_p)
