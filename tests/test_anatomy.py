@@ -15,7 +15,7 @@ SWITCHES = [dict(norm=norm, position=position, mlp=mlp, qk_norm=qk_norm, n_kv_he
             for norm, position, mlp, qk_norm, heads, tied, bias in itertools.product(
                 ("layernorm", "rmsnorm"), ("learned", "rotary"), ("gelu", "relu2", "swiglu"),
                 (True, False), (1, 4), (True, False), (True, False))]
-SMALL = dict(vocab_size=40, context_length=16, n_layer=3, n_head=4, n_embd=32)
+SMALL = dict(vocab_size=40, context_length=16, n_layer=3, n_head=4, n_embd=32, ngram_rows=60)
 
 
 def test_parameters():

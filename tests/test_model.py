@@ -19,7 +19,7 @@ def random(*shape, scale=1.0):
 def lively(**settings):
     """A model none of whose weights is zero, so that every part of it matters."""
     torch.manual_seed(1)
-    gpt = GPT(GPTConfig(**settings)).double()
+    gpt = GPT(GPTConfig(**dict(ngram_rows=100) | settings)).double()
     with torch.no_grad():
         for p in gpt.parameters():
             p += 0.1 * torch.randn_like(p)

@@ -581,7 +581,9 @@ def test_interactive(says, monkeypatch):
 def test_ctrl_c_prints_what_there_is(trained):
     process = subprocess.Popen([sys.executable, ROOT / "sample.py", "--tokens", "1000000",
                                 "--samples", "2"], cwd=trained, text=True, encoding="utf-8",
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               # which a shell takes from what it starts in the background
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     started = process.stdout.read(60)       # it is writing
     process.send_signal(signal.SIGINT)
     rest, stderr = process.communicate(timeout=60)

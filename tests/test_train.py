@@ -97,7 +97,8 @@ def start_and_signal(signum, at_step, *arguments, cwd):
     return child.returncode, stdout
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [
+    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_run_resumes_to_the_same_bits(signum, trained, tmp_path, unbroken):
     """Dropout is on: what it draws has to come again too."""
     rc, stdout = start_and_signal(signum, 63, *LONG, "--source", trained / "text.txt",
