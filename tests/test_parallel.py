@@ -128,8 +128,7 @@ def test_a_process_that_dies_ends_the_others_with_one_line(trained, tmp_path):
     os.kill(int(workers[1]), signal.SIGKILL)
     stdout, stderr = processes.communicate(timeout=60)
     assert time.monotonic() - killed < 60 and processes.returncode != 0
-    assert stderr.count("ends, as another one has gone; runs/long holds what was saved") <= 1
-    assert "train.py" in stderr
+    assert stderr.count("ends, as another one has gone; runs/long holds what was saved") == 1
     torch.load(last, weights_only=True)
     assert json.loads((tmp_path / "runs/long/metrics.jsonl").read_text().splitlines()[-1])
 
