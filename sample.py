@@ -1,81 +1,48 @@
 """
 Sampling: a model that scores the next token becomes a writer, one token at a time.
 
-The model says how likely every token is to come next. Pick one, put it at the end of the text,
-ask again. How to pick is the only choice there is, and it makes the same model babble or shine:
+The model says how probable every token is as the next one. Pick one, put it at the end of the
+text, ask again. How to pick is the only choice there is:
 
-    greedy                always the likeliest: sure of itself, and soon going round in circles
-    temperature t         at random, by the model's own probabilities, after dividing the logits
-                          by t: t < 1 makes likely tokens likelier (safer), t > 1 evens them out
-    top-k                 only the k likeliest: the long tail of bad ideas is cut off
-    top-p                 only the likeliest that together have probability p: few where the model
-                          is sure, many where it is not
-    min-p                 only those at least p times as likely as the likeliest
-    repetition penalty    what the text has already is made less likely
+    greedy           always the most probable token: safe, and soon going round in circles
+    temperature t    at random, by the model's own probabilities, after dividing the logits by t:
+                     t < 1 makes probable tokens more probable (safer), t > 1 evens them out
+    top-k            only the k most probable: the long tail of bad ideas is cut off
+    top-p            only the most probable that together have probability p: few where the model
+                     is sure, many where it is not (nucleus sampling; Holtzman et al., 2020)
+    min-p            only those at least p times as probable as the most probable (Nguyen, 2024)
 
-    python sample.py                                          # the newest run, 500 tokens
-    python sample.py runs/nano --prompt "ROMEO" --temperature 0.5
-    python sample.py --greedy --tokens 200 --repetition-penalty 1.2
-    python sample.py --explain                                # what each strategy does, in figures
-    python sample.py --log-probs "To be, or not to be"        # how surprising is each token?
-    python sample.py --pretrained gpt2 --prompt "To be"       # OpenAI's GPT-2
-
-Papers: CTRL, for the repetition penalty (Keskar et al., 2019); The Curious Case of Neural Text
-Degeneration, for top-p (Holtzman et al., 2020); Turning Up the Heat: Min-p Sampling (Nguyen et
-al., 2024).
+    python sample.py                                    # the newest run writes 300 tokens
+    python sample.py nano --prompt "ROMEO" --temperature 0.5
 """
 import codecs
-import contextlib
+import json
 import math
-import os
-import sys
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import count, permutations
-from operator import add
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
-from checkpoint import find_run, load_run, pick_device
-from cli import Parser, add_flags, chosen, clear_errors
-from model import GPT
-from tokenizer import special_pattern, utf8
+import tokenizer
+from model import GPT, Cache, GPTConfig
+from tokenizer import Parser, clear_errors
 
 # ------------------------------------------------------------------------------------------
-# The strategies. Each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
-# softmax of -inf is 0, so they can be put one behind the other.
-
-
-def repetition_penalty(logits, texts, penalty):
-    """Make every token that a text has already less likely. texts: the ids so far, B lists.
-
-    A logit above 0 is divided by the penalty, one below 0 multiplied: both lower it.
-    """
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    for row, ids in enumerate(texts):
-        seen[row, ids] = True                                               # (B, V)
-    lower = torch.where(logits > 0, logits / penalty, logits * penalty)     # (B, V)
-    return torch.where(seen, lower, logits)                                 # (B, V)
+# The strategies: each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
 
 
 def temperature(logits, t):
-    """Divide by t > 0. The largest is taken to 0 first, which no softmax notices, and so no
-    temperature, however small, is out of range: as it nears 0 this becomes greedy. No logit is
-    above 0 then, so repetition_penalty(), which looks at signs, must come before.
-    """
-    return (logits - logits.max(dim=-1, keepdim=True).values) / t           # (B, V), all <= 0
+    return logits / t                                                       # (B, V)
 
 
 def top_k(logits, k):
-    """Keep the k likeliest, and what is exactly as likely as the last of them."""
-    k = min(k, logits.shape[-1])
-    last = logits.topk(k).values[:, -1:]                                    # (B, 1)
-    return logits.masked_fill(logits < last, -math.inf)                     # (B, V)
+    """Keep the k most probable, and what is exactly as probable as the last of them."""
+    least = logits.topk(min(k, logits.shape[-1])).values[:, -1:]            # (B, 1)
+    return logits.masked_fill(logits < least, -math.inf)                    # (B, V)
 
 
 def top_p(logits, p):
-    """Keep the fewest of the likeliest that together have probability p."""
+    """Keep the fewest of the most probable that together have probability p."""
     ordered, order = logits.sort(descending=True)                           # (B, V) each
     probabilities = torch.softmax(ordered, dim=-1)                          # (B, V)
     before = probabilities.cumsum(dim=-1) - probabilities                   # (B, V), from 0
@@ -84,97 +51,31 @@ def top_p(logits, p):
 
 
 def min_p(logits, p):
-    """Keep what is at least p times as likely as the likeliest."""
+    """Keep what is at least p times as probable as the most probable."""
     probabilities = torch.softmax(logits, dim=-1)                           # (B, V)
     least = p * probabilities.max(dim=-1, keepdim=True).values              # (B, 1)
     return logits.masked_fill(probabilities < least, -math.inf)             # (B, V)
 
 
-# ------------------------------------------------------------------------------------------
-# How to pick: from logits (B, V) to ids (B,).
+def picker(n, t=0.8, k=0, p=1.0, least=0.0, seed=1):
+    """A function that picks the next token of each of n texts: logits (n, V) -> ids (n,).
 
-
-def greedy(logits):
-    return logits.argmax(dim=-1)                                            # (B,)
-
-
-def draw(logits, generators):
-    """A draw from softmax(logits) for each row, with the row's own generator.
-
-    Lay the probabilities end to end: a stick of length 1. A uniform number is a place on it, and
-    the token whose piece that place is in is drawn. In float64, on the CPU: a logit that differs
-    in its last bits, as it may from one batch size to another, moves no border so far that a draw
-    is likely ever to notice.
+    t is the temperature (0: greedy), k is for top_k (0: all), p for top_p, least for min_p. Text i
+    draws with a generator of its own, seeded with seed + i: what others write changes nothing.
     """
-    ends = torch.softmax(logits.cpu().double(), dim=-1).cumsum(dim=-1)      # (B, V), up to 1
-    places = [torch.rand(1, dtype=torch.float64, generator=g) for g in generators]
-    return torch.searchsorted(ends / ends[:, -1:], torch.stack(places), right=True)[:, 0]   # (B,)
-
-
-@dataclass
-class SampleConfig:
-    """How to write. The defaults pick a little more safely than the model's own probabilities."""
-    temperature: float = 0.8            # below 1 safer, above 1 wilder, 0: always the likeliest
-    top_k: int = 0                      # pick from the K likeliest tokens only; 0: from all
-    top_p: float = 1.0                  # from the likeliest that have this probability together
-    min_p: float = 0.0                  # from those this many times as likely as the likeliest
-    repetition_penalty: float = 1.0     # above 1: what the text has already is less likely
-    tokens: int = 500                   # how many tokens to write, at most
-    samples: int = 1                    # how many texts to write for each prompt, in one batch
-    seed: int = 1                       # another seed, another text; sample i has seed + i
-
-    def __post_init__(self):
-        for name, good, must in (
-                ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
-                ("top_k", self.top_k >= 0, "1 or more, or 0 for all"),
-                ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-                ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
-                ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
-                ("tokens", self.tokens >= 1, "at least 1"),
-                ("samples", self.samples >= 1, "at least 1"),
-                ("seed", 0 <= self.seed < 2 ** 63, "0 or more, and below 2^63")):
-            if not good:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} is {getattr(self, name)}; it must be {must}")
-
-    def strategies(self):
-        """Those that are asked for, in order: name -> function of the logits and the texts."""
-        c, chain = self, {}
-        if c.repetition_penalty != 1:
-            chain[f"penalty {c.repetition_penalty:g}"] = (
-                lambda logits, texts: repetition_penalty(logits, texts, c.repetition_penalty))
-        if c.temperature not in (0, 1):
-            chain[f"temperature {c.temperature:g}"] = lambda x, _: temperature(x, c.temperature)
-        if c.top_k:
-            chain[f"top-k {c.top_k}"] = lambda logits, _: top_k(logits, c.top_k)
-        if c.top_p < 1:
-            chain[f"top-p {c.top_p:g}"] = lambda logits, _: top_p(logits, c.top_p)
-        if c.min_p > 0:
-            chain[f"min-p {c.min_p:g}"] = lambda logits, _: min_p(logits, c.min_p)
-        if c.temperature == 0:
-            chain["greedy"] = lambda logits, _: top_k(logits, 1)
-        return chain
-
-
-def picker(c, prompts, watch=lambda stages: None):
-    """A function that picks the next token of each of the texts that begin with the prompts.
-
-    Text i draws with a generator of its own, seeded with c.seed + i. watch sees what each
-    strategy made of the logits: name -> (B, V).
-    """
-    generators = [torch.Generator().manual_seed(c.seed + i) for i in range(len(prompts))]
-    texts, strategies = [list(ids) for ids in prompts], c.strategies()
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
 
     def pick(logits):
-        logits = logits.cpu().double()                                      # (B, V)
-        stages = {"the model": logits}
-        for name, strategy in strategies.items():
-            logits = stages[name] = strategy(logits, texts)                 # (B, V)
-        ids = greedy(logits) if c.temperature == 0 else draw(logits, generators)    # (B,)
-        for text, i in zip(texts, ids.tolist()):
-            text.append(i)
-        watch(stages)
-        return ids
+        logits = logits.double().cpu()                                      # (n, V)
+        if t == 0:
+            return logits.argmax(dim=-1)                                    # (n,)
+        logits = temperature(logits, t)
+        logits = top_k(logits, k) if k else logits
+        logits = top_p(logits, p) if p < 1 else logits
+        logits = min_p(logits, least) if least else logits
+        probabilities = torch.softmax(logits, dim=-1)                       # (n, V)
+        return torch.cat([row.multinomial(1, generator=g)
+                          for row, g in zip(probabilities, generators)])    # (n,)
     return pick
 
 
@@ -183,267 +84,147 @@ def picker(c, prompts, watch=lambda stages: None):
 
 
 @torch.inference_mode()
-def generate_batch(model, prompts, n_tokens, pick, cached=True, slide=None):
-    """Yield n_tokens lists: the next id of each of the texts that begin with prompts, lists of ids.
+def generate(model, prompts, n_tokens, pick):
+    """Yield n_tokens lists: the next id of each of the texts that begin with prompts.
 
-    The model reads each token once and keeps what attention will ask of it in a cache; with
-    cached=False it reads the text anew for every token, which is the same, and slow.
-
-    A model sees context_length tokens. When a text has filled this window, its oldest `slide`
-    tokens (half of the window, unless told otherwise) are let go at once. What is left has moved
-    to other places and is read anew, once; then the cache serves again until the window is full.
-    With slide=1 the model always sees all it can, and reads the whole window for every token.
-
-    Texts of unequal length are padded at their left. Each slides by itself, so that it is given
-    the tokens it would be given alone.
+    prompts are lists of ids of one length. The model reads each token once, and keeps what
+    attention needs of it in the KV cache. It sees context_length tokens: when the window is full,
+    its older half is let go, the rest is read again at its new positions, and the cache goes on.
     """
     L, device = model.config.context_length, model.token_table.device
-    slide = slide or max(1, L // 2)
-    windows, cache = [list(ids[-L:]) for ids in prompts], None
+    window, cache = torch.tensor(prompts, device=device)[:, -L:], None      # (B, T)
     for _ in range(n_tokens):
+        if window.shape[1] > L:
+            window, cache = window[:, L // 2 + 1:], None
         if cache is None:
-            longest = max(map(len, windows))
-            padding = [longest - len(window) for window in windows]
-            pad = torch.tensor(padding, device=device) if any(padding) else None        # (B,)
-            unread = torch.tensor([[0] * n + window for n, window in zip(padding, windows)],
-                                  device=device)                            # (B, longest)
-            cache = model.new_cache(len(prompts), longest + n_tokens) if cached else None
-        ids = pick(model(unread, cache, last_only=True, pad=pad)[:, -1])    # (B,)
-        unread = ids[:, None].to(device)                                    # (B, 1)
+            room = min(L, window.shape[1] + n_tokens)
+            cache, unread = Cache(model.config, len(prompts), room, device), window
+        ids = pick(model(unread, cache)[:, -1])                             # (B,)
         yield ids.tolist()
-        for window, i in zip(windows, ids.tolist()):
-            if len(window) == L:
-                del window[:slide]
-                cache = None
-            window.append(i)
+        unread = ids[:, None].to(device)                                    # (B, 1)
+        window = torch.cat([window, unread], dim=1)                         # (B, T + 1)
 
 
-def generate(model, ids, n_tokens, pick, **settings):
-    """The same for one text: yield the n_tokens ids that continue ids, one at a time."""
-    for (i,) in generate_batch(model, [ids], n_tokens, pick, **settings):
-        yield i
-
-
-class Writer:
-    """One text as it comes: from ids to what can be shown.
-
-    A character is held back until all its bytes are there, and what may be the beginning of a
-    stop text until it is sure not to be. done says that <|endoftext|> or a stop text has come.
-    """
-
-    def __init__(self, tokens, stops=()):
-        self.tokens, self.stops, self.held, self.done = tokens, stops, "", False
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, i):
-        """What can be shown once token i is there."""
-        if self.done:
-            return ""
-        if i == self.tokens.eot:
-            shown, self.done = self.end(), True
-            return shown
-        return self.show(self.decoder.decode(self.tokens.token_bytes(i)))
-
-    def end(self):
-        """What was held back, when no more tokens come."""
-        return "" if self.done else self.show(self.decoder.decode(b"", final=True), last=True)
-
-    def show(self, text, last=False):
-        self.held += text
-        found = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
-        if found:               # (where it ends, where it begins): the one complete first
-            _, cut = min(found)
-            shown, self.held, self.done = self.held[:cut], "", True
-            return shown
-        beginnings = (stop[:n] for stop in self.stops for n in range(1, len(stop)))
-        keep = max((len(b) for b in beginnings if self.held.endswith(b) and not last), default=0)
-        cut = len(self.held) - keep
-        shown, self.held = self.held[:cut], self.held[cut:]
-        return shown
-
-
-def stream(tokens, ids, stops=()):
-    """The text of ids as they come, up to <|endoftext|> or a stop text."""
-    writer = Writer(tokens, stops)
+def stream(tokenizer, ids):
+    """The text of ids as they come, up to <|endoftext|>, and never half a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for i in ids:
-        yield writer.add(i)
-        if writer.done:
-            return
-    yield writer.end()
+        if i == tokenizer.eot:
+            break
+        yield decoder.decode(tokenizer.vocab[i])
+    yield decoder.decode(b"", final=True)
 
 
 # ------------------------------------------------------------------------------------------
-# At the terminal.
+# A run: the folder that train.py leaves, with config.json, tokenizer.json, best.pt and last.pt.
+
+RUNS = Path("runs")
 
 
-def read_file(path):
-    """The text of a file, as it is."""
+def find_run(name=None):
+    """The folder of a run: from its path, its name in runs/, or, given neither, the newest."""
+    there = sorted(RUNS.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+    for folder in (Path(name), RUNS / name) if name else [path.parent for path in there[-1:]]:
+        if (folder / "config.json").is_file():
+            return folder
+    raise ValueError(f"there is no run{' ' + name if name else ''}; {RUNS}/ has "
+                     f"{', '.join(path.parent.name for path in there) or 'none'}, and python "
+                     "train.py makes one")
+
+
+def read_config(folder):
+    """The settings of a run: a dict of dicts, data, model, train and corpus."""
+    path = Path(folder) / "config.json"
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (see byte {error.start:,})") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {part: dict(config[part]) for part in ("data", "model", "train", "corpus")}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not hold the settings of a run ({error!r:.80})") from None
 
 
-@cache
-def say_once(message):
-    """A remark, beside the text. A cached function does its work once for each argument."""
-    print(f"sample.py: {message}", file=sys.stderr)
+def build_config(config_class, folder, part):
+    """A config dataclass from a part of a run's config.json, its names and types checked."""
+    found, known = read_config(folder)[part], {f.name: f.type for f in fields(config_class)}
+    for name, value in found.items():
+        kinds = {float: (float, int), tuple: (list,)}.get(known.get(name), (known.get(name),))
+        if type(value) not in kinds:
+            raise ValueError(f"{folder}/config.json: {name} cannot be {value!r}")
+    return config_class(**found)
 
 
-def read_prompt(tokens, text):
-    """The ids of a prompt. An empty one starts where a document does: at the separator."""
-    if tokens.unk is not None:
-        plain = special_pattern(tokens.special_ids).split(text)[::2]
-        symbols = {symbol for part in plain for symbol in tokens.pattern.findall(part)}
-        strange = [s for s in sorted(symbols) if tokens.unk in tokens.encode(s)]
-        if strange:
-            say_once(f"the model has never seen {', '.join(map(repr, strange))}; "
-                     "it reads <unk> there")
-    return tokens.encode(text) or tokens.separator or [0]
+def load_weights(model, path):
+    """Put the weights of a checkpoint into the model; return all that the file holds.
 
-
-def write(model, tokens, prompts, c, stops=(), cached=True):
-    """Print c.samples texts for each prompt, all of them written in one pass.
-
-    The first is shown as it comes, the others when those before them are done. Ctrl-C stops the
-    writing, and shows how far each has come.
+    weights_only: it may hold tensors, never code. Raises ValueError if the file is damaged.
     """
-    starts = {prompt: read_prompt(tokens, prompt) for prompt in prompts}
-    prompts = [prompt for prompt in prompts for _ in range(c.samples)]
-    ids = [starts[prompt] for prompt in prompts]
-    L = model.config.context_length
-    if max(map(len, ids)) + c.tokens > L + 1:       # what is written last is not read
-        say_once(f"the model sees {L} tokens at once; of a longer text it reads only the end, "
-                 f"the last {L - max(1, L // 2) + 1} to {L}")
-    headers = [f"--- seed {c.seed + row}\n" if len(ids) > 1 else "" for row in range(len(ids))]
-    waiting = list(map(add, headers, prompts))
-    writers, row = [Writer(tokens, stops) for _ in ids], 0      # row: the one that is shown
-
-    def show():
-        print(waiting[row], end="", flush=True)
-        waiting[row] = ""
-
     try:
-        show()
-        for step in generate_batch(model, ids, c.tokens, picker(c, ids), cached):
-            waiting = [text + writer.add(i) for text, writer, i in zip(waiting, writers, step)]
-            show()
-            while writers[row].done and row < len(ids) - 1:
-                print()
-                row += 1
-                show()
-            if all(writer.done for writer in writers):
-                break
-    finally:
-        for row in range(row, len(ids)):
-            waiting[row] += writers[row].end()
-            show()
-            print()
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["model"])
+    except OSError:
+        raise                       # it is not there, or may not be read: that is no damage
+    except Exception as error:      # a damaged file fails in as many ways as there are bytes
+        raise ValueError(f"{path} does not hold the weights of this model, or is damaged ("
+                         f"{(str(error).splitlines() or [''])[-1].strip():.100})") from None
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise ValueError(f"{path} holds weights that are not finite numbers")
+    return saved
 
 
-def converse(write_from):
-    """Ask for a prompt and go on from it, again and again. Ctrl-C stops a text, Ctrl-D ends."""
-    with contextlib.suppress(ImportError):
-        import readline     # noqa: F401, input() then knows the arrow keys and what was typed
-    print("Type how a text begins; Ctrl-C stops it, Ctrl-D ends.", file=sys.stderr)
-    for i in count():
-        try:
-            write_from(i, input("> ").encode().decode())    # raises on half a character
-        except KeyboardInterrupt:
-            print()
-        except UnicodeError as error:
-            print(f"sample.py: {error}", file=sys.stderr)
-        except EOFError:
-            return print()
+def load_run(folder, device="cpu"):
+    """The best model of a run (the last, if none was evaluated yet) and its tokenizer."""
+    folder = Path(folder)
+    model = GPT(build_config(GPTConfig, folder, "model"))
+    best = folder / "best.pt"
+    load_weights(model, best if best.exists() else folder / "last.pt")
+    found = tokenizer.load(folder / "tokenizer.json")
+    if found.vocab_size != model.config.vocab_size:
+        raise ValueError(f"{folder}/tokenizer.json has {found.vocab_size:,} tokens, the model "
+                         f"{model.config.vocab_size:,}: they do not belong together")
+    return model.to(device).eval(), found
 
 
-UNHEARD = {     # option -> those that would go unheard beside it
-    "log_probs": ("prompt", "prompt_file", "interactive", "explain", "no_cache", "stop", "greedy",
-                  *SampleConfig.__annotations__),
-    "explain": ("interactive", "no_cache", "stop", "tokens", "samples"),
-    "interactive": ("prompt", "prompt_file"), "greedy": ("temperature",)}
+def pick_device(name):
+    """auto takes the best there is: an NVIDIA GPU, an Apple GPU, the CPU."""
+    there = (["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+             + ["cpu"])
+    if name not in ("auto", *there):
+        raise ValueError(f"there is no device {name!r} here; choose auto or {' or '.join(there)}")
+    return there[0] if name == "auto" else name
+
+
+FLAGS = (       # name, default, the least and the most it may be, meaning
+    ("tokens", 300, 1, 10 ** 9, "how many tokens to write, at most"),
+    ("temperature", 0.8, 0, 1e9, "below 1 safer, above 1 wilder; 0: always the most probable"),
+    ("top-k", 0, 0, 10 ** 9, "pick from the K most probable tokens only; 0: from all"),
+    ("top-p", 1.0, 1e-9, 1, "pick from the most probable that have this probability together"),
+    ("min-p", 0.0, 0, 1, "pick from those this many times as probable as the most probable"),
+    ("samples", 1, 1, 10 ** 9, "how many texts to write"),
+    ("seed", 1, 0, 2 ** 62, "another seed, another text; sample i has seed + i"))
 
 
 def main():
     parser = Parser("Let a trained model write.")
-    parser.add_argument("run", nargs="?", help="folder of the run (default: the newest)")
-    parser.add_argument("--pretrained", metavar="PATH",
-                        help="instead of a run: GPT-2's weights, a folder or gpt2, gpt2-medium, "
-                             "gpt2-large, gpt2-xl")
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT",
-                        help="text to go on from; several --prompt are written in one batch")
-    parser.add_argument("--prompt-file", metavar="FILE", help="the same, from a file")
-    parser.add_argument("--interactive", action="store_true",
-                        help="type prompts; Ctrl-C stops a text, Ctrl-D ends")
-    parser.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
-                        help="write up to this text; there may be several --stop")
-    parser.add_argument("--explain", action="store_true",
-                        help="show what each strategy makes of the next tokens' probabilities")
-    parser.add_argument("--plot", action="store_true", help="draw that, into sampling.png")
-    parser.add_argument("--log-probs", metavar="TEXT",
-                        help="write nothing: show how likely each token of TEXT, or of a file, is")
-    parser.add_argument("--json", action="store_true", help="print --log-probs as JSON")
-    parser.add_argument("--no-cache", action="store_true",
-                        help="read the whole text anew for each token: the same text, slowly")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
-                        help="what a weight is stored as (default: float32)")
-    parser.add_argument("--compile", action="store_true",
-                        help="have torch.compile fuse the steps: a minute to start, then faster")
+    parser.add_argument("run", nargs="?", help="name or folder of the run (default: the newest)")
+    parser.add_argument("--prompt", default="", help="text to go on from (default: none)")
+    for name, default, _, _, meaning in FLAGS:
+        parser.add_argument(f"--{name}", type=type(default), default=default, metavar="N",
+                            help=f"{meaning} (default: {default})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    add_flags(parser, SampleConfig)
-    options = parser.parse_args()
-
+    c = parser.parse_args()
     with clear_errors():
-        options.explain |= options.plot
-        named = [name for name, value in vars(options).items() if value != parser.get_default(name)]
-        for one, other in permutations(named, 2):
-            if other in UNHEARD.get(one, ()):
-                clash = f"--{one} has no use for --{other}".replace("_", "-")
-                raise ValueError(f"{clash}: leave one of them out")
-        given = chosen(options, SampleConfig) | (dict(temperature=0.0) if options.greedy else {})
-        c = SampleConfig(**given)
-        if "" in options.stop:
-            raise ValueError("--stop needs a text that is not empty")
-        prompts = options.prompt + ([read_file(options.prompt_file)] if options.prompt_file else [])
-        if options.explain and len(prompts) > 1:
-            raise ValueError("--explain has no use for a second prompt: it shows one text")
-        if options.json and options.log_probs is None:
-            raise ValueError("--json goes with --log-probs")
-        if options.pretrained and options.run:
-            raise ValueError("name a run or --pretrained weights, not both")
-        prompts, score = prompts or [""], options.log_probs
-        if score and os.path.isfile(score):
-            score = read_file(score)
-        if score == "":
-            raise ValueError("--log-probs has no text to score")
-        for text in (*prompts, score or ""):
-            utf8(text)          # raises on half a character
-        device = pick_device(options.device)
-        if options.pretrained:
-            from pretrained import load_gpt2_tokenizer      # further down the order
-            tokens = load_gpt2_tokenizer(options.pretrained)
-            model = GPT.from_pretrained(options.pretrained).to(device).eval()
-        else:
-            model, tokens = load_run(find_run(options.run), device)
-
+        for name, _, least, most, _ in FLAGS:
+            value = getattr(c, name.replace("-", "_"))
+            if not least <= value <= most:
+                raise ValueError(f"--{name} is {value}; it must be from {least} to {most}")
+        model, tokenizer = load_run(find_run(c.run), pick_device(c.device))
+        ids = tokenizer.encode(c.prompt) or [tokenizer.eot]     # where a document begins
     with clear_errors(OSError):
-        model = model.to(getattr(torch, options.dtype))
-        if c.samples * len(prompts) == 1 and device == "cpu":
-            model.lay_out()         # it pays for one text at a time, on a CPU
-        if options.compile:
-            model.compile(dynamic=True)
-
-        import odds         # further down the order
-        if score:
-            odds.show_log_probs(model, tokens, score, options.json)
-        elif options.explain:
-            odds.explain(model, tokens, prompts[0], given, options.plot)
-        elif options.interactive:
-            converse(lambda i, prompt: write(model, tokens, [prompt], replace(c, seed=c.seed + i),
-                                             options.stop, not options.no_cache))
-        else:
-            write(model, tokens, prompts, c, options.stop, not options.no_cache)
+        for seed in range(c.seed, c.seed + c.samples):
+            print(f"--- seed {seed}\n" * (c.samples > 1) + c.prompt, end="", flush=True)
+            pick = picker(1, c.temperature, c.top_k, c.top_p, c.min_p, seed)
+            for text in stream(tokenizer, (i for i, in generate(model, [ids], c.tokens, pick))):
+                print(text, end="", flush=True)
+            print()
 
 
 if __name__ == "__main__":

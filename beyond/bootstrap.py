@@ -1,220 +1,229 @@
 """
 Bootstrap: figures, and how sure they are.
 
-A figure measured on a text is partly luck: on other passages it would have been another. How far
+A figure measured on a text is partly chance: on other passages it would have been another. How far
 off may it be? Measuring again on a hundred other texts would tell, but there is only the one. So
-pull yourself up by your own bootstraps: make other texts out of the one, by drawing from its
-parts with replacement, and see how much the figure moves.
+pull yourself up by your own bootstraps: make other texts out of the one, by drawing from its parts
+with replacement, and see how much the figure moves. That gives its 95 % confidence interval. The
+parts must be blocks, not tokens: in a hard passage all tokens are hard; drawn one by one, they
+would seem to be so many independent witnesses, and the figure far surer than it is.
 
-The parts must be stretches, not tokens. In a hard passage all tokens are hard; drawn one by one,
-they would seem to be so many independent witnesses, and the figure far surer than it is.
+    python -m beyond.bootstrap                  # the newest run: each figure with its interval
+    python -m beyond.bootstrap nano large       # which is better, and could that be chance?
+    python -m beyond.bootstrap --text letter.txt
 
-    python bootstrap.py         # simulated texts, where the truth is known: do intervals cover it?
+An interval speaks of other passages like these. It does not know what another author would have
+written, nor what training with another seed would have given.
 
-Such an interval speaks of other passages like these. It does not know what another author would
-have written, nor what training with another seed would have given.
+Two things are drawn. Calibration: of the predictions that a model is 70 % confident of, are 70 %
+correct? (The expected calibration error is how far off that is, on average.) And the loss by
+position in the context window, which falls as long as the model makes use of what it has read.
 
 Papers: Bootstrap Methods: Another Look at the Jackknife (Efron, 1979); The Jackknife and the
-Bootstrap for General Stationary Observations (Künsch, 1989), which draws stretches; On
-Calibration of Modern Neural Networks (Guo et al., 2017), for the calibration error.
+Bootstrap for General Stationary Observations (Künsch, 1989), which draws blocks; On Calibration of
+Modern Neural Networks (Guo et al., 2017), for the calibration error.
 """
+import hashlib
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from matplotlib.figure import Figure
 
-from checkpoint import write_aside
-from cli import Parser, clear_errors
+from eval import log_probs, open_text
+from sample import find_run, load_run, pick_device
+from tokenizer import Parser, clear_errors, write_whole
 
-# ------------------------------------------------------------------------------------------
-# Add up. Of each token a model was asked for, eval.py's judge() knows four numbers: the surprise in
-# nats, was the first guess right (1 or 0), was one of the first five, and how sure the first was.
-# They are added up by stretches of the text; all figures come from these sums, and to resample
-# is to add up other stretches.
+BINS = 15       # of confidence, equally wide
 
-BINS = 15       # of sureness, equally wide
-NATS, FIRST, IN_FIVE, SURE = range(4)       # the columns of what is judged, (n, 4)
-TOKENS, EXCESS = 3, slice(4, None)          # those of sums: NATS, FIRST and IN_FIVE, then these
+# Four numbers for each predicted token are added up by blocks of the text. All figures come from
+# these sums, and to resample is to add up other blocks.
 
 
-def stretches(ids, tokenizer, n_bytes):
-    """In which stretch of the text each token but the first ends: (len(ids) - 1,), from 0 on.
+def score(batches):
+    """Of each token, from batches of (log_p (B, V), targets (B,)), as eval.py yields them: (n, 4).
 
-    100 stretches, as neighbours are alike: within a sentence the words, within a scene the names
-    and the mood. (In a text below 100,000 bytes, fewer, of 1,000 bytes.)
+    Its negative log-likelihood in nats; was it the likeliest token, was it one of the five
+    likeliest, 1 or 0; and the confidence, which is the probability of the likeliest token.
+    """
+    rows = []
+    for log_p, targets in batches:
+        nats = -log_p.gather(-1, targets[:, None])                      # (B, 1)
+        rank = (log_p > -nats).sum(-1, keepdim=True)                    # (B, 1), 0: the likeliest
+        rows.append(torch.cat([nats, rank == 0, rank < 5, log_p.amax(-1, True).exp()], -1).cpu())
+    return torch.cat(rows).double().numpy()
+
+
+def block_starts(ids, tokenizer, n_bytes):
+    """Which predicted token (the first of ids is not) is the first of each block: (blocks,).
+
+    100 blocks of equally many bytes, so that every tokenizer has the same ones; in a text below
+    100,000 bytes fewer, of 1,000. Neighbours are alike: within a scene the names and the mood.
     """
     n = max(1, min(100, n_bytes // 1000))
-    specials = set(tokenizer.special_ids.values())          # they stand for no text
-    length = np.array([0 if token is None or i in specials else len(token)
-                       for i, token in enumerate(tokenizer.tokens)])    # (V,)
-    end = length[np.asarray(ids)].cumsum()                              # (len(ids),)
-    return (end[1:] * n - 1).clip(0) // max(1, end[-1])                 # (len(ids) - 1,)
+    length = np.array([len(token) for token in tokenizer.vocab])        # (V,)
+    length[tokenizer.eot] = 0                                           # it stands for no text
+    end = length[ids].cumsum()[1:]                                      # (n_tokens,)
+    return np.unique((end * n - 1).clip(0) // max(1, end[-1]), return_index=True)[1]
 
 
-def add_up(judged, stretch):
-    """The sums over each stretch: (stretches, 4 + BINS) from judged (n, 4) and stretch (n,).
+def add_up(scores, starts):
+    """The sums over each block: (blocks, 4 + 3 * BINS) from scores (n, 4) and starts (blocks,).
 
-    Nats, right first guesses, right among five, tokens; and for each bin of sureness, how many
-    guesses more were right than the model's sureness foretold.
+    Of nats, correct predictions, correct ones of five, and tokens; then of tokens, correct
+    predictions and confidence in each bin.
     """
-    nats, first, in_five, sure = judged.T
-    n = stretch.max() + 1
-    place = stretch * BINS + np.minimum(np.nan_to_num(sure) * BINS, BINS - 1).astype(int)
-    excess = np.bincount(place, first - sure, n * BINS).reshape(n, BINS)
-    return np.column_stack([np.bincount(stretch, column, n)
-                            for column in (nats, first, in_five, np.ones_like(nats))] + [excess])
+    nats, top1, top5, confidence = scores.T                             # (n,) each
+    one = np.ones_like(nats)                                            # (n,)
+    in_bin = np.minimum(confidence * BINS, BINS - 1).astype(int)[:, None] == np.arange(BINS)
+    columns = [nats, top1, top5, one, *(x[:, None] * in_bin for x in (one, top1, confidence))]
+    return np.add.reduceat(np.column_stack(columns), starts)
 
 
 def figures(sums, n_bytes, n_characters):
-    """All figures from sums (..., 4 + BINS): a dict of them, each of shape (...).
+    """All figures from sums (..., 4 + 3 * BINS): a dict of them, each of shape (...).
 
-    Bytes and characters are those of the whole text: a stretch is a fixed part of both.
+    Bytes and characters are those of the whole text: a block is a fixed part of both.
     """
-    tokens, bits = sums[..., TOKENS], sums[..., NATS] / math.log(2)
-    loss = sums[..., NATS] / tokens
-    return {"loss": loss, "perplexity": np.exp(loss), "bits_per_byte": bits / n_bytes,
-            "bits_per_character": bits / n_characters, "accuracy": sums[..., FIRST] / tokens,
-            "top5_accuracy": sums[..., IN_FIVE] / tokens,
-            "calibration_error": np.abs(sums[..., EXCESS]).sum(axis=-1) / tokens}
+    nats, top1, top5, tokens = np.moveaxis(sums[..., :4], -1, 0)        # (...) each
+    _, correct, confidence = np.split(sums[..., 4:], 3, axis=-1)        # (..., BINS) each
+    bits = nats / math.log(2)
+    return {"loss": nats / tokens, "perplexity": np.exp(nats / tokens),
+            "bits_per_byte": bits / n_bytes, "bits_per_character": bits / n_characters,
+            "top1_accuracy": top1 / tokens, "top5_accuracy": top5 / tokens,
+            "calibration_error": np.abs(correct - confidence).sum(axis=-1) / tokens}
 
 
 def resample(sums, seed=1, n=1000):
-    """The bootstrap: what else might the sums have been? (n, columns) from (stretches, columns).
+    """The bootstrap: what else might the sums have been? (n, columns) from (blocks, columns).
 
-    As if the text had other stretches, as unlike each other as those it has: draw as many of
-    them, with replacement, and add up; n times. The same seed draws the same stretches, so that
-    two models can be compared on each draw.
+    Draw as many blocks as there are, with replacement, and add up; n times. The same seed draws
+    the same blocks, so that two models can be compared on each draw.
     """
     k = len(sums)
-    times = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=n)   # (n, k)
+    times = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n)    # (n, k)
     return times @ sums                                                 # (n, columns)
 
 
-def interval(estimate, resampled, n_stretches):
-    """Where the truth lies, 95 times in 100: [from, to], or None if there are below 20 stretches.
+def interval(estimate, resampled, n_blocks):
+    """Where the truth lies, 95 times in 100: [from, to], or None if there are below 20 blocks.
 
-    The resampled stray from the estimate as the estimate strays from the truth; so the truth is
-    as far below it as they are above. (The calibration error shows why: noise can only raise it,
-    and noise upon noise raises it further.) Few stretches know less of how much they differ, and
-    like Student's t the interval is wider for it. Counted by main(), it is 94 times in 100, and 92
-    for the calibration error, where a bin is nearly right.
+    The resampled stray from the estimate as the estimate strays from the truth; so the truth is as
+    far below it as they are above. (As with the calibration error: noise can only raise it, and
+    noise upon noise raises it further.) Few blocks know less of how much they differ, and like
+    Student's t the interval is wider for it. On simulated texts, 94 in 100 hold the truth.
     """
-    if n_stretches < 20 or np.isnan(estimate):
+    if n_blocks < 20:
         return None
-    wider = 1 + 1.7 / n_stretches
-    low, high = wider * (np.percentile(resampled, [2.5, 97.5]) - estimate)
+    low, high = (1 + 1.7 / n_blocks) * (np.percentile(resampled, [2.5, 97.5]) - estimate)
     return [float(estimate - high), float(estimate - low)]
 
 
-# ------------------------------------------------------------------------------------------
-# Two figures are better drawn: is a model as right as it is sure, and does it use what it has read?
+def measured(folder, text_file):
+    """What --json prints of a run, and what comparing and drawing it takes."""
+    text, (model, tokenizer) = open_text(folder, text_file), load_run(folder, pick_device("auto"))
+    scores = score(log_probs(model, text.ids))
+    sums = add_up(scores, block_starts(text.ids, tokenizer, text.bytes))
+    found = figures(sums.sum(axis=0), text.bytes, text.characters)
+    resampled = figures(resample(sums), text.bytes, text.characters)
+    answer = {"run": str(folder), "text": text.name, "tokens": len(scores), "bytes": text.bytes,
+              "characters": text.characters, **{key: float(x) for key, x in found.items()},
+              "intervals": {k: interval(x, resampled[k], len(sums)) for k, x in found.items()}}
+    content = b"".join([tokenizer.vocab[i] for i in text.ids if i != tokenizer.eot])
+    return SimpleNamespace(answer=answer, scores=scores, sums=sums, T=model.config.context_length,
+                           bits=resampled["bits_per_byte"], text=hashlib.sha256(content).digest())
 
 
-PICTURES = (".png", ".pdf", ".svg")
+def compare(a, b):
+    """How many bits per byte a needs more than b on the same text; None if the texts differ.
 
-
-def draw_pictures(models, path):
-    """Two panels, a line in each for every model: its name, judged (n, 4), and context length T.
-
-    path ends in one of PICTURES.
+    Both are resampled alike: what is hard for the one is hard for the other, so the difference is
+    surer than either. (A text with <unk> in it is another one: part of it need not be predicted.)
     """
-    import matplotlib
-    matplotlib.use("Agg")       # draw into files; no window needed
-    from matplotlib import pyplot
+    if a is b or a.text != b.text or a.answer["bytes"] != b.answer["bytes"]:
+        return None
+    difference = a.answer["bits_per_byte"] - b.answer["bits_per_byte"]
+    return {"than": b.answer["run"], "bits_per_byte": difference,
+            "interval": interval(difference, a.bits - b.bits, len(a.sums))}
 
-    pyplot.rc("font", size=12)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    left.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as right as it is sure")
-    for i, (name, judged, T) in enumerate(models):
-        nats, first, _, sure = judged.T
-        place = np.minimum(sure * BINS, BINS - 1).astype(int)           # (n,)
-        n = np.bincount(place, minlength=BINS)                          # (BINS,)
-        some = n > 0
-        mean_sure, mean_right = (np.bincount(place, x, BINS)[some] / n[some] for x in (sure, first))
-        left.plot(mean_sure, mean_right, ".-", color=f"C{i}", alpha=0.6,
-                  label=f"{name}: off by {n[some] @ abs(mean_right - mean_sure) / n.sum():.1%}")
-        left.scatter(mean_sure, mean_right, 15 + 400 * n[some] / n.sum(), color=f"C{i}",
-                     edgecolors="none")
 
-        T = min(T, len(nats))
-        windows = nats[:len(nats) // T * T].reshape(-1, T)              # (windows, T)
-        edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
-        grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)
-        middle = (edges[:-1] + edges[1:] - 1) / 2 + 1                   # tokens read, 1 to T
-        mean = grouped.mean(axis=0)
-        right.plot(middle, mean, ".-", color=f"C{i}", label=name)
-        if len(windows) >= 20:          # neighbours are alike: stretches of windows tell how much
-            parts = np.array_split(grouped, min(100, len(windows)))
-            error = 1.96 * np.std([part.mean(axis=0) for part in parts], axis=0, ddof=1)
-            error /= math.sqrt(len(parts))
-            right.fill_between(middle, mean - error, mean + error, color=f"C{i}", alpha=0.2)
-    left.set(xlabel="how sure the model was of its first guess", ylabel="how often that was right",
-             title="calibration (a dot's size: how many guesses)")
-    right.set(xlabel="tokens it had read in the window", ylabel="loss (nats per token)",
-              title="loss by position (pale: 95 %)", xscale="log")
+def loss_by_position(nats, T):
+    """How many tokens of the window were read, the mean loss there, and half its 95 % interval.
+
+    By groups of positions, each somewhat wider than the one before. Below 20 windows, no interval.
+    """
+    T = min(T, len(nats))
+    windows = nats[:len(nats) // T * T].reshape(-1, T)                  # (windows, T)
+    edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
+    grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)     # (windows, groups)
+    blocks = np.array_split(grouped, min(100, len(windows)))            # neighbours are alike
+    spread = np.std([block.mean(axis=0) for block in blocks], axis=0) / math.sqrt(len(blocks))
+    error = 1.96 * spread if len(blocks) >= 20 else 0 * spread
+    return (edges[:-1] + edges[1:] + 1) / 2, grouped.mean(axis=0), error
+
+
+def draw(rows, path):
+    """Two panels, a line in each for every run: calibration, and loss by position."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as correct as confident")
+    for i, row in enumerate(rows):
+        name, error = row.answer["run"], row.answer["calibration_error"]
+        n, *both = row.sums.sum(axis=0)[4:].reshape(3, BINS)            # (BINS,) each
+        correct, confidence = (x[n > 0] / n[n > 0] for x in both)
+        left.plot(confidence, correct, color=f"C{i}", label=f"{name}: off by {error:.1%}")
+        left.scatter(confidence, correct, 15 + 400 * n[n > 0] / n.sum(), color=f"C{i}", lw=0)
+        read, loss, half = loss_by_position(row.scores[:, 0], row.T)
+        right.plot(read, loss, ".-", color=f"C{i}", label=name)
+        right.fill_between(read, loss - half, loss + half, color=f"C{i}", alpha=0.2)
+    left.set(xlabel="confidence of the prediction", ylabel="share that was correct",
+             title="calibration (a dot's size: how many predictions)")
+    right.set(xlabel="tokens read in the window", ylabel="loss (nats per token)", xscale="log",
+              title="loss by position (pale: 95 %)")
+    right.xaxis.set_major_formatter("{x:,.0f}")
     for panel in (left, right):
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, loc="best")
-    right.xaxis.set_major_formatter("{x:,.0f}")
-    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format=path.suffix[1:]))
-    pyplot.close(figure)
-
-
-# ------------------------------------------------------------------------------------------
-# Does it work? Simulate texts whose true figures are known, and count how often it covers them.
-
-TRUTH = {"loss": 1.0, "perplexity": math.e, "bits_per_byte": 1 / math.log(2), "accuracy": 0.45,
-         "top5_accuracy": 2 / 3, "calibration_error": 0.05}
-
-
-def simulate(n_texts, n, rng, alike=0.8):
-    """What a model might have said to n tokens of each of n_texts texts: (n_texts, n, 4).
-
-    A mood passes through each text, four fifths of it on to the next token, so that easy tokens
-    stand together. It makes the model's sureness, which lies anywhere from 0 to 1; the model is
-    right a tenth less often than it is sure.
-    """
-    mood = np.empty((n, n_texts))
-    mood[0] = rng.normal(size=n_texts)
-    for t in range(1, n):
-        mood[t] = alike * mood[t - 1] + math.sqrt(1 - alike ** 2) * rng.normal(size=n_texts)
-    sure = torch.special.ndtr(torch.from_numpy(mood.T)).numpy()         # (n_texts, n), uniform
-    luck = rng.random(sure.shape)
-    return np.stack([-np.log(sure), luck < 0.9 * sure, luck < np.sqrt(sure), sure], axis=-1)
-
-
-def coverage(texts, n_stretches):
-    """How often the interval of each figure covers the truth: a dict."""
-    n = texts.shape[1]
-    stretch, covered = np.arange(n) * n_stretches // n, dict.fromkeys(TRUTH, 0)
-    for judged in tqdm(texts, "measuring", leave=False, unit="text", disable=None):
-        sums = add_up(judged, stretch)
-        found, spread = figures(sums.sum(axis=0), n, n), figures(resample(sums), n, n)
-        for key, truth in TRUTH.items():
-            low, high = interval(found[key], spread[key], n_stretches)
-            covered[key] += low <= truth <= high
-    return {key: times / len(texts) for key, times in covered.items()}
+        panel.legend(frameon=False)
+    write_whole(path, lambda aside: figure.savefig(aside, dpi=130, format="png"))
 
 
 def main():
-    parser = Parser("Simulate texts whose figures are known; see how often intervals cover them.")
-    parser.add_argument("--texts", type=int, default=100, metavar="N",
-                        help="how many texts to simulate (default: 100)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N",
-                        help="other seed, other texts (default: 1)")
+    parser = Parser("How sure are the figures of trained runs? Draw calibration, loss by position.")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="default: the newest run")
+    parser.add_argument("--text", metavar="FILE", help="measure on this, not the validation split")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no tables")
+    parser.add_argument("--out", metavar="PNG", help="where to draw (default: bootstrap.png in the "
+                        "folder of the first run)")
     options = parser.parse_args()
     with clear_errors():
-        if options.texts < 1 or options.seed < 0:
-            raise ValueError("--texts must be at least 1, --seed 0 or more")
-    with clear_errors(kinds=()):        # Ctrl-C is no error
-        texts = simulate(options.texts, 10_000, np.random.default_rng(options.seed))
-        print(f"{options.texts} texts of 10,000 tokens; how often do 95 % intervals cover the "
-              f"truth?\n\n{'stretches':11}" + "".join(f"{key.split('_')[0]:>12}" for key in TRUTH))
-        for n_stretches in (20, 50, 100, 1000):
-            covered = coverage(texts, n_stretches)
-            print(f"{n_stretches:<11,}" + "".join(f"{covered[key]:12.1%}" for key in TRUTH))
-        print("\nOf 1,000 stretches each has ten tokens, too few to forget the mood of the last.")
+        folders = list(dict.fromkeys(map(find_run, options.runs or [None])))
+        path = Path(options.out or folders[0] / "bootstrap.png")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} to draw {path.name} into")
+        rows = sorted((measured(folder, options.text) for folder in folders),
+                      key=lambda row: row.answer["bits_per_byte"])
+        draw(rows, path)
+    answers = [row.answer | {"difference": compare(row, rows[0])} for row in rows]
+    if options.json:
+        print(json.dumps({"picture": str(path), "runs": answers}))
+        return
+    for a in answers:       # too little text says nothing: -inf to inf
+        print(f"{a['run']}: {a['tokens']:,} tokens of the {a['text']}; 95 % confidence intervals")
+        for key, bounds in a["intervals"].items():
+            form = "10.2%" if key.endswith(("accuracy", "error")) else "10,.4f"
+            low, high = bounds or (-math.inf, math.inf)
+            print(f"    {key.replace('_', ' '):20}{a[key]:{form}}   {low:{form}} to {high:{form}}")
+    for a in answers[1:]:
+        if d := a["difference"]:
+            low, high = d["interval"] or (-math.inf, math.inf)
+            print(f"{a['run']} needs more bits per byte than {d['than']}: {d['bits_per_byte']:+.4f}   "
+                  f"{low:+.4f} to {high:+.4f}{', could be chance' * (low <= 0 <= high)}")
+        else:
+            print(f"{a['run']} was measured on another text than {rows[0].answer['run']}")
+    print(f"drew {path}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
 Cleaning: what a model should not have to learn is taken out of the text, and nothing else.
 
-A model learns what it is shown: the spaces at the ends of lines, the same page ten times over,
+A model learns what it is shown: the spaces at the ends of lines, the same notice ten times over,
 somebody's telephone number. Each rule here is a small function from text to text that also says
 how often it struck, with an example, so that you can see what it does before you trust it:
 
@@ -12,51 +12,48 @@ how often it struck, with an example, so that you can see what it does before yo
 Rules that cannot hurt honest text are on unless you say otherwise; the others wait to be asked,
 since verse repeats itself on purpose and "Â»" may be what its author wrote.
 
-    python clean.py                     # the rules at work on a few lines of mess
-    python clean.py letter.txt          # the same on a file: nothing is written
+    python -m beyond.clean                          # the rules at work on a few lines of mess
+    python -m beyond.clean notes/                   # what would they do? nothing is written
+    python -m beyond.clean notes/ --redact -o out   # write out/documents.jsonl, for data.py
 
 Patterns use the module regex where re, Python's own, cannot say it: \\p{L} for a letter of any
-script, a look behind of any length, a search from the end.
+script, a look behind of any length.
 
 Paper: Finding Repeated Elements (Misra and Gries, 1982), for the lines that repeat.
 """
-import hashlib
 import ipaddress
 import re
-import sys
 import textwrap
 import unicodedata
-from pathlib import Path
+from dataclasses import dataclass, fields
+from functools import partial
 
 import regex
+
+from beyond.ingest import ReadConfig, add_source_flags, documents, save
+from data import add_flags, chosen
+from tokenizer import Parser, clear_errors
 
 # ------------------------------------------------------------------------------------------
 # A rule takes a text and returns (the text without what it looks for, how often that was, an
 # example). Nearly all of them look for a pattern and put something in its place.
 
 
-def around(text, start, stop):
-    """A place in a text, with a little of what stands around it."""
-    return text[max(0, start - 15):min(stop, start + 40) + 15]
-
-
 def substitute(pattern, replacement, text):
     """Replace every match; replacement is a string, or a function of a match that may keep it."""
-    if isinstance(replacement, str):
-        first = pattern.search(text)
-        if first is None:
-            return text, 0, None
-        return *pattern.subn(replacement, text), around(text, *first.span())
     struck = []
 
     def replace(match):
-        new = replacement(match)
+        new = replacement(match) if callable(replacement) else replacement
         if new != match[0]:
             struck.append(match.span())
         return new
 
-    text_after = pattern.sub(replace, text)
-    return text_after, len(struck), around(text, *struck[0]) if struck else None
+    after = pattern.sub(replace, text)
+    if not struck:
+        return text, 0, None
+    start, stop = struck[0]             # an example is shown with a little of what stands around it
+    return after, len(struck), text[max(0, start - 15):min(stop, start + 40) + 15]
 
 
 # ------------------------------------------------------------------------------------------
@@ -75,53 +72,29 @@ def windows_byte(character):
         return character.encode("latin-1")
 
 
-def mojibake(text):
-    """Undo what a wrong encoding did: "cafÃ©" is café again. U+FFFD, past repair, is dropped."""
-    def repaired(match):
-        if match[0] == "\N{REPLACEMENT CHARACTER}":
-            return ""
-        try:
-            return b"".join(map(windows_byte, match[0])).decode("utf-8")
-        except UnicodeDecodeError:
-            return match[0]
-    return substitute(MOJIBAKE, repaired, text)
+def repaired(match):
+    """What it was: "cafÃ©" is café again. U+FFFD, which is past repair, is dropped."""
+    if match[0] == "\N{REPLACEMENT CHARACTER}":
+        return ""
+    try:
+        return b"".join(map(windows_byte, match[0])).decode("utf-8")
+    except UnicodeDecodeError:
+        return match[0]
 
 
+# A line's end, whatever Windows, old Macs, printers and Unicode call it.
 LINE_ENDS = re.compile("[\r\v\f\x85\u2028\u2029](?:(?<=\r)\n)?")
 
-
-def line_ends(text):
-    """Every line ends with "\\n", whatever Windows, old Macs, printers and Unicode call it."""
-    return substitute(LINE_ENDS, "\n", text)
-
-
-# All but tab and line ends, with what follows ESC to set a terminal's colours; and U+FEFF, a
-# byte-order mark that came along when files were joined.
+# Characters that were meant for a machine: all but tab and line ends, with what follows ESC to set
+# a terminal's colours; and U+FEFF, a byte-order mark that came along when files were joined.
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]"
                      r"(?:(?<=\x1b)\[[0-?]*[ -/]*[@-~])?")
 
-
-def control_characters(text):
-    """Drop the characters that were meant for a machine."""
-    return substitute(CONTROL, "", text)
-
-
-BLANK_LINES = 3     # as many may stand one after the other
+BLANK_LINES = 3         # as many may stand one after the other
 TOO_MANY = re.compile("\n{%d,}" % (BLANK_LINES + 2))
+TRAILING_SPACES = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 
-
-def blank_lines(text):
-    """Of more blank lines than that in a row, keep that many."""
-    few = "\n" * (BLANK_LINES + 1)
-    return substitute(TOO_MANY, few, text) if few + "\n" in text else (text, 0, None)
-
-
-def hash_of(text):
-    """64 bits that stand for a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-REPEATS = 3             # times a long line may stand in a corpus before it counts as boilerplate
+REPEATS = 3             # times a long line may stand in the documents, before it is boilerplate
 LONG = 20               # characters that make a line long
 LETTERS = 10            # of them letters: a row of a table is no boilerplate
 REMEMBERED = 500_000    # different lines that are counted at a time
@@ -130,27 +103,23 @@ REMEMBERED = 500_000    # different lines that are counted at a time
 def boilerplate(text, seen):
     """Drop a long line that was seen REPEATS times before: "Copyright ...", "Page 12 of 90".
 
-    Numbers count as equal. seen, a dict, holds the counts from one call to the next. When it is
-    full, one is taken off every count and zeros are forgotten: what is frequent stays.
+    Numbers count as equal. seen, a dict, holds the counts from one document to the next. When it
+    is full, one is taken off every count and zeros are forgotten: what is frequent stays.
     """
     kept, dropped = [], []
     for line in text.split("\n"):
         if len(line) >= LONG and sum(map(str.isalpha, line)) >= LETTERS:
-            key = hash_of(re.sub(r"\d+", "0", line.strip()))
+            key = hash(re.sub(r"\d+", "0", line.strip()))
             seen[key] = seen.get(key, 0) + 1
             if seen[key] > REPEATS:
                 dropped.append(line)
                 continue
+            while len(seen) > REMEMBERED:
+                fewer = {key: n - 1 for key, n in seen.items() if n > 1}
+                seen.clear()
+                seen.update(fewer)
         kept.append(line)
-    while len(seen) > REMEMBERED:
-        fewer = {key: n - 1 for key, n in seen.items() if n > 1}
-        seen.clear()
-        seen.update(fewer)
     return "\n".join(kept), len(dropped), dropped[0][:70] if dropped else None
-
-
-# ------------------------------------------------------------------------------------------
-# Normalise.
 
 
 def nfc(text):
@@ -160,14 +129,6 @@ def nfc(text):
     new = unicodedata.normalize("NFC", text)
     changed = [old for old, word in zip(text.split(), new.split()) if old != word]
     return new, len(changed), changed[0][:40] if changed else None
-
-
-def trailing_spaces(text):
-    """No spaces or tabs at the end of a line. Counts lines."""
-    lines = text.split("\n")
-    bare = [line.rstrip(" \t") for line in lines]
-    changed = [line for line, other in zip(lines, bare) if line != other]
-    return "\n".join(bare), len(changed), changed[0][-40:] if changed else None
 
 
 # ------------------------------------------------------------------------------------------
@@ -192,12 +153,6 @@ def substitute_where(hint, pattern, replacement, text):
 EMAIL = regex.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?!self\.)[\p{L}\d-]{1,63}"
                       r"(?:\.[\p{L}\d-]{1,63}){0,5}\.\p{L}{2,24}(?![\w@(])")
 
-
-def emails(text):
-    """anna@example.org becomes [EMAIL]."""
-    return substitute(EMAIL, "[EMAIL]", text) if "@" in text else (text, 0, None)
-
-
 PRIVATE_KEY = regex.compile(r"""
     -----BEGIN\ [A-Z\ ]{0,20}PRIVATE\ KEY(?:\ BLOCK)?-----
     (?:\s{1,40}[A-Z][\w-]{2,20}:\ [^\n]{0,100}){0,9}                     # Version: 1
@@ -221,9 +176,8 @@ KEY_HINT = re.compile(r"[0-9A](?:(?<=[0-9])|[KS]IA)")
 
 def keys(text):
     """Secrets: what the big services' keys look like, private keys, password = ... become [KEY]."""
-    whole, n, example = (substitute(PRIVATE_KEY, "[KEY]", text) if "-----BEGIN" in text
-                         else (text, 0, None))
-    text, more, other = substitute_where(KEY_HINT, KEY, "[KEY]", whole)
+    text, n, example = substitute(PRIVATE_KEY, "[KEY]", text)
+    text, more, other = substitute_where(KEY_HINT, KEY, "[KEY]", text)
     return text, n + more, example or other
 
 
@@ -248,11 +202,6 @@ def checked(is_valid, placeholder):
     return replace
 
 
-def ibans(text):
-    """Bank accounts become [IBAN]; a word in capitals behind one stays."""
-    return substitute_where(DIGIT, IBAN, checked(is_iban, "[IBAN]"), text)
-
-
 CARD = regex.compile(r"(?<![\w.,+-])[2-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1(?:\d{4}\1\d{1,3}|\d{1,7})"
                      r"|([ -]?)\d{6}\2\d{5})(?![\w-]|[.,]\d)")
 
@@ -263,11 +212,6 @@ def is_card(number):
     digits = [int(c) for c in reversed(number) if c.isdigit()]
     doubled = [sum(divmod(2 * d, 10)) for d in digits[1::2]]
     return 13 <= len(digits) <= 19 and (sum(digits[::2]) + sum(doubled)) % 10 == 0
-
-
-def cards(text):
-    """Credit and debit cards become [CARD]."""
-    return substitute_where(DIGIT, CARD, checked(is_card, "[CARD]"), text)
 
 
 IP = regex.compile(r"""
@@ -289,11 +233,6 @@ def is_ip(address):
         any(c.isalpha() for c in address) or address.count(":") >= 4)
 
 
-def ips(text):
-    """192.0.2.1 and 2001:db8::1 become [IP]."""
-    return substitute_where(DIGIT, IP, checked(is_ip, "[IP]"), text)
-
-
 PHONE = regex.compile(r"""(?<![\w+/=$€£-]|\d[.,:\ ])(?:
       \+\d{1,3}(?:[ ./-]?(?:\d{1,5}|\(\d{1,5}\))){2,6}                    # +44 20 7946 0958
     | (?:1[ .-])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d([.-]))\d{3}(?(1)\1|[ .-])\d{4}   # (555) 123-4567
@@ -303,113 +242,86 @@ PHONE = regex.compile(r"""(?<![\w+/=$€£-]|\d[.,:\ ])(?:
     )(?![\w-]|[.,/:]\d)""", regex.VERBOSE)
 
 
-def phones(text):
-    """Telephone numbers: international, American, those that begin with 0, those called one."""
-    def replace(match):
-        n = sum(c.isdigit() for c in match[0])
-        return "[PHONE]" if (7 if match[0][0].isdigit() else 8) <= n <= 15 and (
-            match[0][0] != "0" or n >= 9) else match[0]
-    return substitute_where(DIGIT, PHONE, replace, text)
+def phone(match):
+    """[PHONE], if there are as many digits as telephone numbers have."""
+    n = sum(c.isdigit() for c in match[0])
+    return "[PHONE]" if (7 if match[0][0].isdigit() else 8) <= n <= 15 and (
+        match[0][0] != "0" or n >= 9) else match[0]
 
 
 # ------------------------------------------------------------------------------------------
 # All rules, in the order they are applied: each sees what those before it have left. What a wrong
 # encoding made of a letter may hold \x85, which is a line end to the next rule; a key may hold what
-# looks like an address. Those that are not private have a switch of the same name in DataConfig.
+# looks like an address.
 
-PRIVATE = {"key": keys, "email": emails, "iban": ibans, "card": cards, "ip": ips, "phone": phones}
-RULES = {"mojibake": mojibake, "line_ends": line_ends, "control_characters": control_characters,
-         **PRIVATE, "nfc": nfc, "trailing_spaces": trailing_spaces, "boilerplate": boilerplate,
-         "blank_lines": blank_lines}
-
-
-# Where a text can be cut, and no rule notices: before a line that is not blank; within a long
-# line between two words; if it has none, after what is no space and before what stands by itself
-# (not an accent, or a part of a Korean syllable). White space without end is cut anywhere.
-CUTS = [regex.compile("(?r)" + place) for place in (
-    r"(?<=\n)(?=[^\r\n\p{M}])", r"(?<=\p{Ll})(?= \p{Ll})",
-    r"(?<=[^\s\p{C}])(?=[^\p{M}\u1160-\u11ff])", r"(?<!\r)(?=\s)")]
-
-
-def last_cut(text):
-    """The last such place (each pattern is searched from the end), or 0."""
-    for place in CUTS:
-        found = place.search(text)
-        if found and found.start():
-            cut = found.start()
-            begin = text.rfind("-----BEGIN ", max(0, cut - 20_000), cut)    # a key has many lines
-            if begin > 0 and "-----END" not in text[begin:cut]:
-                cut = text.rfind("\n", 0, begin) + 1 or cut
-            return cut
-    return 0
+PRIVATE = {"key": keys,
+           "email": partial(substitute, EMAIL, "[EMAIL]"),
+           "iban": partial(substitute, IBAN, checked(is_iban, "[IBAN]")),
+           "card": partial(substitute, CARD, checked(is_card, "[CARD]")),
+           "ip": partial(substitute_where, DIGIT, IP, checked(is_ip, "[IP]")),
+           "phone": partial(substitute_where, DIGIT, PHONE, phone)}
+RULES = {"mojibake": partial(substitute, MOJIBAKE, repaired),
+         "line_ends": partial(substitute, LINE_ENDS, "\n"),
+         "control_characters": partial(substitute, CONTROL, ""),
+         **PRIVATE,
+         "nfc": nfc,
+         "trailing_spaces": partial(substitute, TRAILING_SPACES, ""),
+         "boilerplate": boilerplate,
+         "blank_lines": partial(substitute, TOO_MANY, "\n" * (BLANK_LINES + 1))}
 
 
-def blocks(texts, size=1 << 20):
-    """A stream of text, cut anew into blocks of about this size that can be cleaned one by one."""
-    waiting = ""
-    for text in texts:
-        for start in range(0, len(text), size):
-            waiting += text[start:start + size]
-            if len(waiting) > size:
-                cut = last_cut(waiting)
-                if cut:
-                    yield waiting[:cut]
-                waiting = waiting[cut:]
-    if waiting:
-        yield waiting
+@dataclass
+class CleanConfig:
+    """Which rules are on. A trailing comment is the flag's --help."""
+    mojibake: bool = False              # repair what a wrong encoding did, such as Ã© for é
+    line_ends: bool = True              # one kind of line end
+    control_characters: bool = True     # drop characters that were meant for a machine
+    nfc: bool = True                    # one character for a letter and its accent
+    trailing_spaces: bool = True        # no spaces at the end of a line
+    boilerplate: bool = False           # drop a long line from the fourth time on
+    blank_lines: bool = True            # of more than three blank lines in a row keep three
+    redact: bool = False                # private data becomes [EMAIL], [PHONE], [IBAN], [KEY] ...
+    redact_except: tuple = ()           # but leave alone: key, email, iban, card, ip, phone
+
+    def __post_init__(self):
+        for kind in self.redact_except:
+            if kind not in PRIVATE:
+                raise ValueError(f"--redact-except names {kind!r}; choose from {', '.join(PRIVATE)}")
+        if self.redact_except and not self.redact:
+            raise ValueError("--redact-except has no use without --redact")
+
+    def rules(self):
+        """The rules that are on, by name."""
+        return {name: partial(rule, seen={}) if name == "boilerplate" else rule
+                for name, rule in RULES.items()
+                if (self.redact and name not in self.redact_except if name in PRIVATE
+                    else getattr(self, name))}
 
 
-def masked(example):
-    """Letters as x, digits as 0: what private data looked like, and not what it was."""
-    return example and re.sub(r"\d", "0", re.sub(r"[^\W\d_]", "x", example))
+def clean(text, rules, report):
+    """The text after all the rules, without blank lines around it.
 
-
-class Cleaner:
-    """Applies rules, and keeps count.
-
-    names       the rules that are on
-    report      for each of them, how often it struck, and its first example
+    report[name] becomes (how often a rule struck, its first example). If private data is redacted,
+    examples show what it looked like, letters as x and digits as 0, and not what it was.
     """
+    for name, rule in rules.items():
+        text, count, example = rule(text)
+        if example and PRIVATE.keys() & rules.keys():
+            example = re.sub(r"\d", "0", re.sub(r"[^\W\d_]", "x", example))
+        before, first = report.get(name, (0, None))
+        report[name] = before + count, first or example
+    return text.strip("\n")
 
-    def __init__(self, names):
-        seen = {}                               # boilerplate's memory
-        self.rules = {name: (lambda text: boilerplate(text, seen)) if name == "boilerplate"
-                      else rule for name, rule in RULES.items() if name in names}
-        self.report = {name: {"count": 0, "example": None} for name in self.rules}
-        self.private = any(name in PRIVATE for name in self.rules)
 
-    def note(self, name, count, example):
-        entry = self.report.setdefault(name, {"count": 0, "example": None})
-        entry["count"] += count
-        if count and not entry["example"]:
-            entry["example"] = example
-
-    def clean(self, text):
-        """One text through all the rules."""
-        for name, rule in self.rules.items():
-            text, count, example = rule(text)
-            if count:
-                self.note(name, count, masked(example) if self.private else example)
-        return text
-
-    def clean_stream(self, texts):
-        """A document that comes in pieces, cleaned, in bounded memory; no blank lines around it.
-
-        The same text comes out, whatever the pieces.
-        """
-        newlines = None                         # those since the last text; None before it
-        for block in blocks(texts):
-            text = self.clean(block)
-            body = text.strip("\n")
-            if body:
-                start = text.index(body)
-                if newlines is not None:
-                    newlines += text[:start]
-                    yield blank_lines(newlines)[0] if "blank_lines" in self.rules else newlines
-                yield body
-                newlines = text[start + len(body):]
-            elif newlines is not None:
-                newlines += text
+def cleaned(documents, rules, report):
+    """The documents, (name, text), cleaned one by one; what is empty then is left out."""
+    report["empty_documents"] = 0, None
+    for name, text in documents:
+        if text := clean(text, rules, report):
+            yield name, text
+        else:
+            n, first = report["empty_documents"]
+            report["empty_documents"] = n + 1, first or name
 
 
 # ------------------------------------------------------------------------------------------
@@ -431,32 +343,36 @@ On 2024-01-31, version 1.2.3.4 of ISBN 978-3-16-148410-0 cost 1,234.50, see line
 
 def report_lines(report):
     """What was counted, a line for each rule that struck, then the names of those that did not."""
-    names = sorted((name for name in report if report[name]["count"]),
-                   key=lambda name: -report[name]["count"])
-    for name in names:
-        entry = report[name]
-        yield f"  {name.replace('_', ' '):20}{entry['count']:10,}   {entry['example']!r}"
-    idle = [name.replace("_", " ") for name in report if name not in names]
+    for name, (count, example) in sorted(report.items(), key=lambda item: -item[1][0]):
+        if count:
+            yield f"  {name.replace('_', ' '):20}{count:10,}   {example!r}"
+    idle = [name.replace("_", " ") for name, (count, _) in report.items() if not count]
     if idle:
         yield textwrap.fill("nothing to do for: " + ", ".join(idle), 99, initial_indent="  ",
                             subsequent_indent="  ")
 
 
 def main():
-    if sys.argv[1:2] in (["-h"], ["--help"]):
-        return print(__doc__.strip())
-    try:
-        texts = [Path(name).read_bytes().decode() for name in sys.argv[1:]] or [MESS]
-    except (OSError, ValueError) as error:
-        print(f"clean.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    cleaner = Cleaner([*RULES])
-    for text in texts:
-        for piece in cleaner.clean_stream([text]):
-            print(piece, end="")
-        print("\n")
-    print("every rule, with how often it struck and an example (private data masked)")
-    print(*report_lines(cleaner.report), sep="\n")
+    parser = Parser("Clean documents. Without SOURCE, show every rule at work on a few lines.")
+    add_source_flags(parser, nargs="*")
+    add_flags(parser, CleanConfig)
+    options = parser.parse_args()
+    with clear_errors():
+        config, report = CleanConfig(**chosen(options, CleanConfig)), {}
+        if options.source:
+            found = documents(options.source, ReadConfig(**chosen(options, ReadConfig)))
+            said = save(cleaned(found, config.rules(), report), options.source, options.output)
+        elif unused := [name for name, value in vars(options).items() if value not in ([], None)]:
+            raise ValueError(f"--{unused[0].replace('_', '-')} has no use without a SOURCE")
+        else:
+            config = CleanConfig(mojibake=True, boilerplate=True, redact=True)
+            print(clean(MESS, config.rules(), report), end="\n\n")
+            said = "python -m beyond.clean SOURCE does the same for text of yours"
+    print("every rule that is on, with how often it struck and an example"
+          + " (its letters as x: it may be private)" * config.redact)
+    print(*report_lines(report), sep="\n")
+    off = [f.name for f in fields(config) if getattr(config, f.name) is False]
+    print("  switched off: " + (", ".join(off).replace("_", " ") or "nothing"), said, sep="\n")
 
 
 if __name__ == "__main__":

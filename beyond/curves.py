@@ -1,45 +1,50 @@
 """
-Curves: what a run has measured on its way, drawn, and said in words.
+Curves: several runs drawn over each other, their race, and what each curve says.
 
-The loop writes one line a step into metrics.jsonl: the step, the tokens and epochs seen so far, the
-loss of its batch, the learning rate, the length of the gradient, the speed; and, now and then, the
-loss on the validation split, text the model never learns from. Two curves tell most of what one
-wants to know:
+train.py writes one line a step into metrics.jsonl: the loss of the step's batch and, at every
+evaluation, the loss on the validation split, text the model never learns from. Two curves tell
+most of what one wants to know of a run:
 
     both still falling          it could learn more: give it more steps
-    training falls, the other   it learns its text by heart (overfitting): what it learns is no
-    rises                       longer of use for other text
-    both flat, close together   this is all a model of this size can do (underfitting)
+    training falls, validation  overfitting: it memorises its text, and what it learns no longer
+    rises                       helps with other text; the generalisation gap opens
+    both flat, close together   underfitting: this is all a model of this size can do
 
-    python train.py --plot nano shallow                     # several runs over each other
-    python train.py --plot nano shallow --against seconds
+    python -m beyond.curves nano shallow                        # two runs, into curves.png
+    python -m beyond.curves nano shallow --against seconds      # which is the faster learner?
+    python -m beyond.curves runs/ablation-* --out ablation.png
+
+Losses are nats per token. Where the runs' tokenizers differ, a token is not the same amount of
+text for all, and the losses are drawn and compared in bits per byte instead.
 """
-import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 
-from checkpoint import read_config, write_aside
+from sample import find_run, read_config
+from tokenizer import Parser, clear_errors, write_whole
+from train import read_metrics
+
+# ------------------------------------------------------------------------------------------
+# Runs that can be compared.
 
 
-def read_metrics(folder):
-    """The lines of metrics.jsonl, one dict for each step."""
-    path = folder / "metrics.jsonl"
-    with open(path, encoding="utf-8") as file:
-        try:        # a line without its end is one that a crash cut short
-            measured = [json.loads(line) for line in file if line.endswith("\n")]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error})") from None
-    if not measured:
-        raise ValueError(f"{folder} has done no step yet")
-    return measured
-
-
-def cut_metrics(folder, step):
-    """Forget what was measured after step, which will be measured again."""
-    measured = read_metrics(folder) if step else []
-    kept = "".join(json.dumps(m) + "\n" for m in measured if m["step"] <= step)
-    write_aside(folder / "metrics.jsonl", lambda path: path.write_text(kept, encoding="utf-8"))
+def read_runs(folders):
+    """The metrics of each run, and the unit that train_loss and val_loss are in."""
+    runs = [read_metrics(folder) for folder in folders]
+    bits_per_nat = []           # bits per byte, for one nat per token: it depends on the tokenizer
+    for folder, run in zip(folders, runs):
+        evaluated = [m for m in run if "val_loss" in m]
+        if not evaluated:
+            raise ValueError(f"{folder} has not been evaluated on its validation split yet")
+        bits_per_nat.append(evaluated[0]["val_bits_per_byte"] / evaluated[0]["val_loss"])
+    if max(bits_per_nat) - min(bits_per_nat) < 1e-6:
+        return runs, "nats per token"
+    for run, factor in zip(runs, bits_per_nat):
+        for m in run:
+            m |= {name: m[name] * factor for name in ("train_loss", "val_loss") if name in m}
+    return runs, "bits per byte"
 
 
 def differences(folders, width=70):
@@ -70,61 +75,43 @@ def smooth(losses):
     return width // 2, np.convolve(losses, np.ones(width) / width, mode="valid")
 
 
-def draw_curves(folders, path, against="steps", labels=None):
-    """The losses of one run, or of several over each other, and the learning rates below.
+def draw_curves(runs, labels, path, against="steps", unit="nats per token"):
+    """The losses of the runs over each other, and their learning rates below.
 
-    Pale: the batch of each step, noisy because every batch is another text. Through it, the mean
-    of the steps around. Dots: the validation split; the number is its lowest. against is steps,
-    tokens, or seconds of training (looking at the validation split does not count).
+    Lines: the training batches, each the mean of the steps around it, because every batch is
+    another text. Dots: the validation split; the number is its lowest. against is steps, tokens,
+    or seconds of training.
     """
     import matplotlib
     matplotlib.use("Agg")       # draw into files; no window needed
     from matplotlib import pyplot
 
-    pyplot.rc("font", size=12)
+    few = len(runs) <= 4
     figure, (top, below) = pyplot.subplots(2, 1, figsize=(8.5, 6.5), layout="constrained",
                                            sharex=True, height_ratios=[4, 1])
     lowest, start = [], []
-    alone, few = len(folders) == 1, len(folders) <= 4
-    for i, (folder, label) in enumerate(zip(folders, labels or differences(folders))):
-        measured = read_metrics(folder)
-        colour = f"C{i}" if few else pyplot.cm.turbo(i / (len(folders) - 1))
+    for i, (measured, label) in enumerate(zip(runs, labels)):
+        colour = f"C{i}" if few else pyplot.cm.turbo(i / (len(runs) - 1))
         x = [m[AXES[against]] for m in measured]
-        losses = [m["train_loss"] for m in measured]
-        cut, mean = smooth(losses)
-        if alone:
-            top.plot(x, losses, color=colour, alpha=0.15, linewidth=0.8)
-        top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1.2, alpha=1 if few else 0.4,
-                 label=f"{label}: training batches" if alone else None)
+        cut, mean = smooth([m["train_loss"] for m in measured])
+        top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1, alpha=0.6 if few else 0.3)
         val = [(m[AXES[against]], m["val_loss"]) for m in measured if "val_loss" in m]
-        if val:
-            best = min(val, key=lambda point: point[1])
-            top.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=6,
-                     markeredgecolor="black",
-                     label=f"{label}: validation split" if alone else f"{label} ({best[1]:.3f})")
-            if few:
-                top.annotate(f"{best[1]:.3f}", best, xytext=(0, 9), ha="center",
-                             textcoords="offset points", weight="bold", color=colour)
-        elif not alone:
-            top.plot([], [], color=colour, label=label)
+        best = min(val, key=lambda point: point[1])
+        top.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=6 if few else 4,
+                 markeredgecolor="black", label=f"{label} ({best[1]:.3f})")
         below.plot(x, [m["lr"] for m in measured], color=colour)
-        lowest += list(mean) + [loss for _, loss in val]
-        start.append(losses[0])
+        lowest += [mean.min(), best[1]]
+        start.append(measured[0]["train_loss"])
     floor, height = min(lowest), max(max(start) - min(lowest), 0.01)
-    top.set_ylim(floor - 0.1 * height, floor + 1.05 * height)   # no spike on the way counts
-    top.set_ylabel("loss (nats per token)")
-    top.grid(alpha=0.3)
-    top.legend(frameon=False, fontsize=11 if few else 9)
-    if alone and against == "steps":
-        per_epoch = measured[-1]["step"] / measured[-1]["epoch"]
-        epochs = top.secondary_xaxis("top", functions=(lambda step: step / per_epoch,
-                                                       lambda epoch: epoch * per_epoch))
-        epochs.set_xlabel("epoch")
+    top.set_ylim(floor - 0.1 * height, floor + 1.05 * height)   # a spike on the way does not count
+    top.set_ylabel(f"loss ({unit})")
+    top.legend(frameon=False, fontsize=11 if few else 9, title="validation: dots, training: lines")
     below.set_ylabel("learning rate")
     below.set_xlabel({"steps": "step", "tokens": "tokens seen",
                       "seconds": "seconds of training"}[against])
-    below.grid(alpha=0.3)
-    write_aside(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    for axes in (top, below):
+        axes.grid(alpha=0.3)
+    write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
     pyplot.close(figure)
 
 
@@ -132,44 +119,67 @@ def draw_curves(folders, path, against="steps", labels=None):
 # The words.
 
 
-def race(folders):
-    """A loss that all of these runs reached, and the first look, a dict, at which each had."""
-    looks = [[m for m in read_metrics(folder) if "val_loss" in m] for folder in folders]
-    for folder, run in zip(folders, looks):
-        if not run:
-            raise ValueError(f"{folder} has not looked at its validation split yet")
-    goal = max(min(m["val_loss"] for m in run) for run in looks)
-    return goal, [next(m for m in run if m["val_loss"] <= goal) for run in looks]
+def race(runs):
+    """A loss that all runs reached, and of each run the first evaluation, a dict, that did."""
+    evaluated = [[m for m in run if "val_loss" in m] for run in runs]
+    goal = max(min(m["val_loss"] for m in run) for run in evaluated)
+    return goal, [next(m for m in run if m["val_loss"] <= goal) for run in evaluated]
 
 
-RISEN = 0.01        # nats: a validation loss this far above its lowest has risen
-FALLING = 0.02      # nats: more than this from one look to the last, and it is still falling
-CLOSE = 0.05        # nats: training and validation loss are as good as the same
+RISEN = 0.01        # a validation loss this far above its lowest has risen
+FALLING = 0.02      # more than this from one evaluation to the last, and it is still falling
+CLOSE = 0.05        # training and validation loss are as good as the same
 
 
 def verdict(measured):
-    """What the curves say, in one or two sentences; None if there are too few looks to tell."""
-    looks = [m for m in measured if "val_loss" in m]
-    if len(looks) < 2:
+    """What the curves say, in one or two sentences; None if they say neither this nor that."""
+    evaluated = [m for m in measured if "val_loss" in m]
+    if len(evaluated) < 2:
         return None
-    best, last, before = min(looks, key=lambda m: m["val_loss"]), looks[-1], looks[-2]
+    best, before, last = min(evaluated, key=lambda m: m["val_loss"]), *evaluated[-2:]
 
-    def train_loss(look):       # the mean of the last tenth of the steps up to it
+    def train_loss(at):         # the mean of the last tenth of the steps up to an evaluation
         near = [m["train_loss"] for m in measured
-                if 0 <= look["step"] - m["step"] < max(1, look["step"] // 10)]
+                if 0 <= at["step"] - m["step"] < max(1, at["step"] // 10)]
         return sum(near) / len(near)
 
-    risen, gap = last["val_loss"] - best["val_loss"], last["val_loss"] - train_loss(last)
+    risen, fell = last["val_loss"] - best["val_loss"], before["val_loss"] - last["val_loss"]
     if risen > RISEN and train_loss(last) < train_loss(best):
         return (f"Overfitting: since step {best['step']:,} the validation loss has risen by "
-                f"{risen:.3f} nats, while the training loss went on falling. best.pt is from "
-                "before. More text helps; so do fewer steps, --dropout, or a smaller model.")
-    if before["val_loss"] - last["val_loss"] > FALLING:
-        return ("Still learning: the validation loss fell by "
-                f"{before['val_loss'] - last['val_loss']:.3f} nats between the last two looks. "
-                "More --steps will help.")
-    if gap < CLOSE:
-        return (f"Underfitting: text it learns from and text it has never seen are equally hard "
-                f"({train_loss(last):.3f} and {last['val_loss']:.3f} nats), so there is no harm "
-                "in learning more: a larger model (--n-embd, --n-layer) or more --steps.")
+                f"{risen:.3f}, while the training loss went on falling. best.pt is from before. "
+                "More text helps; so do fewer steps, --dropout, or a smaller model.")
+    if fell > FALLING:
+        return (f"Still learning: the validation loss fell by {fell:.3f} between the last two "
+                "evaluations. More --steps will help.")
+    if last["val_loss"] - train_loss(last) < CLOSE:
+        return ("Underfitting: text it learns from and text it has never seen are equally hard "
+                f"({train_loss(last):.3f} and {last['val_loss']:.3f}), so there is no harm in "
+                "learning more: a larger model (--n-embd, --n-layer) or more --steps.")
     return None
+
+
+def main():
+    parser = Parser("Draw the curves of several runs over each other, and say what they say.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its name")
+    parser.add_argument("--against", choices=AXES, default="steps",
+                        help="what to draw the losses against (default: steps)")
+    parser.add_argument("--out", metavar="FILE", default="curves.png",
+                        help="where the picture goes (default: curves.png)")
+    options = parser.parse_args()
+    with clear_errors():
+        folders = [find_run(run) for run in options.runs]
+        runs, unit = read_runs(folders)
+        draw_curves(runs, differences(folders), Path(options.out), options.against, unit)
+    goal, reached = race(runs)
+    print(f"drew {options.out}. A validation loss of {goal:.3f} {unit} was reached by\n\n"
+          f"{'run':30}{'seconds':>10}{'steps':>9}{'tokens':>14}")
+    for folder, m in sorted(zip(folders, reached), key=lambda pair: pair[1]["seconds"]):
+        print(f"{folder.name:30}{m['seconds']:10.1f}{m['step']:9,}{m['tokens']:14,}")
+    for folder, measured in zip(folders, runs):
+        if said := verdict(measured):
+            print(f"\n{folder.name}\n" + textwrap.fill(said, 98, initial_indent="    ",
+                                                      subsequent_indent="    "))
+
+
+if __name__ == "__main__":
+    main()

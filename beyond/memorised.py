@@ -1,167 +1,194 @@
 """
-Memorised: does a text say what was read, word for word?
+Memorised: does a model write, word for word, what it has read?
 
-That a model writes well proves little if it writes down what it has read. So look for the longest
-stretch of its text that stands in the training text as it is. To compare each stretch with each
-place would take for ever; books have an index for that. Sort all places of the training text by
-what one reads from there on (a suffix array): then whatever begins alike stands side by side, and
-to find a stretch, open the index in the middle, then in the middle of the half that must hold it,
-and so on.
+That a model writes well proves little if it copies. So look for the longest passage of its text
+that stands in the training text as it is. To compare each passage with each position would take
+for ever; books have an index for that. Sort all positions of the training text by what one reads
+from there on (a suffix array): then whatever begins alike stands side by side, and to find a
+passage, open the index in the middle, then in the middle of the half that must hold it, and so on.
 
 How long is too long? People share phrases, too. Passages of the validation split, which nobody
-copied, say how long a stretch honest text has in common with the training text.
+copied, say how long a passage honest text has in common with the training text.
 
-    python memorised.py "To be, or not to be, I ask"            # in Shakespeare's plays
-    python memorised.py --file essay.txt --source my_notes/     # in your own texts
+Long before a model copies, it has a generalisation gap: its loss is lower on what it was trained
+on than on the validation split. What makes the gap was memorised, and is of no use elsewhere. (If
+one of the two texts is the harder one, that is in the gap as well.)
+
+    python -m beyond.memorised "To be, or not to be, I ask"           # in Shakespeare's plays
+    python -m beyond.memorised --file essay.txt --source my_notes/    # in your own texts
+    python -m beyond.memorised --run nano --tokens 500                # what a run writes, its gap
 
 Paper: Suffix Arrays: A New Method for On-Line String Searches (Manber and Myers, 1990), which
 sorts by doubling, as here.
 """
-import json
+import math
 from bisect import bisect_left
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from cli import Parser, add_flags, chosen, clear_errors
-from data import DataConfig, load_corpus, prepare, read_text
+from data import (DataConfig, add_flags, batch, chosen, documents, every_window, load_corpus,
+                  prepare, reopen)
+from sample import find_run, generate, load_run, pick_device, picker, read_checkpoint, read_config
+from tokenizer import Parser, clear_errors
 
-MOST = 20_000_000       # bytes of the training text that are searched; each takes some 60 of memory
+MOST = 20_000_000       # bytes of the training text that are searched; each takes 100 of memory
+
+# ------------------------------------------------------------------------------------------
+# The longest copy. All texts here are bytes.
 
 
 def suffix_array(text):
-    """All places of a text (bytes), sorted by what stands from there to the end: (n,) ints.
+    """All positions of a text, sorted by what stands from there to the end: (n,) ints.
 
-    Begin with the first 7 bytes, which one number holds. A sorted order by h bytes gives each
-    place a rank, and two ranks make an order by 2h: that of the place, and that of the place h
-    further on. A round for each doubling, until no two places are alike.
+    Rank the positions by one byte. Then two ranks by h bytes make one by 2h: that of the position,
+    and that of the position h further on. So double h until no two positions rank alike.
     """
-    n, h = len(text), 7
-    padded = np.zeros(n + h, dtype=np.int64)
-    padded[:n] = np.frombuffer(text, dtype=np.uint8)
-    padded[:n] += 1                                     # 0 is for what is beyond the end
-    key = np.zeros(n, dtype=np.int64)
-    for i in range(h):
-        key = key * 257 + padded[i:i + n]                               # (n,)
-    while True:
-        order = np.argsort(key)                                         # (n,)
-        key = key[order]
-        rank = np.empty_like(order)
-        rank[order] = np.append(0, np.cumsum(key[1:] != key[:-1]))      # (n,), from 0 on
-        if n < 2 or rank[order[-1]] == n - 1:
-            return order
-        further = np.zeros_like(rank)
-        further[:-h] = rank[h:] + 1
-        key = rank * (n + 1) + further
+    n, h = len(text), 1
+    rank = np.unique(np.frombuffer(text, np.uint8), return_inverse=True)[1]     # (n,), from 0 on
+    while n and rank.max() < n - 1:
+        further = np.append(rank[h:] + 1, np.zeros(h, np.int64))[:n]    # 0 is beyond the end
+        rank = np.unique(rank * (n + 1) + further, return_inverse=True)[1]      # (n,)
         h *= 2
+    return np.argsort(rank)
 
 
-def find(stretch, text, order):
-    """A place where the stretch stands in the text, or -1."""
-    def first_bytes(place):
-        return text[place:place + len(stretch)]
+def find(passage, text, order):
+    """A position where the passage stands in the text, or -1."""
+    def beginning(position):
+        return text[position:position + len(passage)]
 
-    i = bisect_left(order, stretch, key=first_bytes)
-    return order[i] if i < len(order) and first_bytes(order[i]) == stretch else -1
+    i = bisect_left(order, passage, key=beginning)
+    return order[i] if i < len(order) and beginning(order[i]) == passage else -1
 
 
-def longest_copy(passage, text, order):
-    """The longest stretch of a passage (bytes) that stands in the text: itself, and where there.
+def longest_copy(written, text, order):
+    """The longest passage of what was written that stands in the text: itself, and where there.
 
-    A stretch longer than the best so far begins with one that is longer by one. So ask for that,
+    A passage longer than the best so far begins with one that is longer by one. So ask for that,
     from each start, until the answer is no.
     """
     best, where = b"", 0
-    for start in range(len(passage)):
-        while start + len(best) < len(passage):
-            stretch = passage[start:start + len(best) + 1]
-            place = find(stretch, text, order)
-            if place < 0:
+    for start in range(len(written)):
+        while start + len(best) < len(written):
+            passage = written[start:start + len(best) + 1]
+            position = find(passage, text, order)
+            if position < 0:
                 break
-            best, where = stretch, place
+            best, where = passage, position
     return best, where
 
 
-def characters(stretch):
-    """How many whole characters there are in bytes that may begin or end within one."""
-    return len(stretch.decode("utf-8", errors="ignore"))
-
-
-def split_text(corpus, split):
-    """The text of a split: its first MOST bytes."""
-    return corpus.tokenizer.decode(getattr(corpus, split)[:MOST]).encode()[:MOST]
+def shown(passage):
+    """The whole characters of bytes that may begin or end within one."""
+    return passage.decode("utf-8", errors="ignore")
 
 
 def honest_lengths(size, val, text, order, n=200):
-    """How long the longest copy is, in characters, in each of up to n passages of val, size bytes
-    long, that do not overlap.
-    """
-    n = min(n, len(val) // max(1, size))
+    """How long is the longest copy in each of n passages of val (or fewer), size bytes long?"""
+    n = min(n, len(val) // size)
     starts = np.linspace(0, len(val) - size, n).astype(int).tolist()
-    return [characters(longest_copy(val[start:start + size], text, order)[0])
+    return [len(shown(longest_copy(val[start:start + size], text, order)[0]))
             for start in tqdm(starts, "comparing", unit="passage", leave=False, disable=None)]
 
 
-def report(passage, val, text, order):
-    """What there is to say of a passage: numbers and the stretch itself, as a dict."""
-    stretch, where = longest_copy(passage, text, order)
-    lengths, end = honest_lengths(len(passage), val, text, order), where + len(stretch)
-    return {"characters": characters(passage), "copied_characters": characters(stretch),
-            "copied": stretch.decode("utf-8", errors="ignore"),
-            "before": text[max(0, where - 40):where].decode("utf-8", errors="ignore"),
-            "after": text[end:end + 40].decode("utf-8", errors="ignore"),
-            "searched_bytes": len(text),
-            "honest_passages": len(lengths),
-            "honest_median": float(np.median(lengths)) if lengths else None,
-            "honest_longest": max(lengths, default=None)}
+def report(written, text, val):
+    """What is to be said of a text: its longest copy, and whether honest text has as long ones."""
+    order = suffix_array(text)
+    copy, where = longest_copy(written, text, order)
+    before, after = text[max(0, where - 40):where], text[where + len(copy):][:40]
+    honest = honest_lengths(len(written), val, text, order)
+    verdict = f"The validation split has {len(honest)} passages as long, too few to compare with."
+    if len(honest) >= 20:
+        copies = len(shown(copy)) > max(honest)
+        verdict = (f"Of {len(honest)} passages of the validation split, as long, half share at most "
+                   f"{np.median(honest):.0f} characters\nwith it, and none more than {max(honest)}: "
+                   f"what was written {'was copied' if copies else 'shares no more than those'}.")
+    return (f"{len(shown(written)):,} characters were written. The longest passage of them that stands "
+            f"in the training text{f' (its first {MOST:,} bytes)' * (len(text) == MOST)} has "
+            f"{len(shown(copy)):,}:\n\n{shown(before)}[{shown(copy)}]{shown(after)}\n\n{verdict}")
 
 
-def describe(r):
-    """The same in words; a verdict only where there is enough honest text to compare with."""
-    stretch, where = r["copied"], "the training text"
-    if r["searched_bytes"] == MOST:
-        where += f" (its first {MOST:,} bytes)"
-    if len(stretch) > 300:
-        stretch = f"{stretch[:150]} ... {stretch[-150:]}"
-    if r["honest_passages"] < 20:
-        verdict = (f"The validation split has {r['honest_passages']} passages as long, too few to "
-                   "say whether honest text shares less.")
-    else:
-        more = r["copied_characters"] > r["honest_longest"]
-        verdict = f"""\
-Of {r['honest_passages']} passages of the validation split, as long, half share at most \
-{r['honest_median']:.0f} characters in a row
-with the training text, and none more than {r['honest_longest']}. So it shares \
-{"more than honest text does: it copies" if more else "no more than honest text does"}."""
-    return f"""\
-{r['characters']:,} characters. The longest stretch of them that stands in {where} has \
-{r['copied_characters']:,}:
+# ------------------------------------------------------------------------------------------
+# The generalisation gap.
 
-{r['before']}[{stretch}]{r['after']}
 
-{verdict}"""
+def windows_trained_on(tokens, T, train, steps, n):
+    """Yield windows that a run has learned from, of n tokens or some more: batches of some steps.
+
+    train is its settings. Which windows a step learned from is a function of its seed alone.
+    """
+    n_steps = min(steps, math.ceil(n / (train["batch_size"] * T)))
+    for step in np.unique(np.linspace(0, steps - 1, n_steps).astype(int)).tolist():
+        yield batch(tokens, train["batch_size"], T, train["seed"], step)        # (B, T), (B, T)
+
+
+@torch.inference_mode()
+def losses(model, batches, what):
+    """-ln p of each target, in nats: (n,) from batches of (ids, targets), both (B, T)."""
+    T, V, device = model.config.context_length, model.config.vocab_size, model.token_table.device
+    rows, nats = max(1, 2 ** 25 // (T * V)), []                         # their logits take 128 MB
+    for ids, targets in tqdm(batches, what, unit="batch", leave=False, disable=None):
+        for x, y in zip(ids.to(device).split(rows), targets.to(device).split(rows)):
+            log_p = model(x).float().log_softmax(-1)                    # (rows, T, V)
+            nats.append(-log_p.gather(-1, y[..., None]).flatten().cpu().double())   # (rows * T,)
+    return torch.cat(nats).numpy()
+
+
+def gap(trained, val):
+    """How far the mean of trained (m,) lies below that of val (n,), and half its 95 % interval.
+
+    Neighbouring tokens are alike: what varies independently are blocks of them, 100 in each text.
+    As the texts are independent, too, their variances add up. Too little text says nothing.
+    """
+    n = min(100, len(trained) // 200, len(val) // 200)
+    blocks = [[block.mean() for block in np.array_split(x, max(1, n))] for x in (trained, val)]
+    half = 1.96 * math.sqrt(sum(np.var(means) / n for means in blocks)) if n >= 20 else math.inf
+    return val.mean() - trained.mean(), half
+
+
+def describe_gap(folder, corpus, model):
+    T, train, best = model.config.context_length, read_config(folder)["train"], folder / "best.pt"
+    steps = read_checkpoint(best if best.exists() else folder / "last.pt")["step"]
+    val = losses(model, every_window(corpus.val, 16, T), "validation split")
+    trained = losses(model, windows_trained_on(corpus.train, T, train, steps, len(val)), "training")
+    difference, half = gap(trained, val)
+    return (f"{folder} after {steps:,} steps: a loss of {trained.mean():.4f} on {len(trained):,} "
+            f"tokens it was trained on,\n{val.mean():.4f} on {len(val):,} of the validation split.\n"
+            f"Generalisation gap: {difference:+.4f} ({difference - half:+.4f} to "
+            f"{difference + half:+.4f}){', could be chance' * (abs(difference) <= half)}\n")
 
 
 def main():
-    parser = Parser("Find the longest stretch of a text that stands in a training text.")
-    parser.add_argument("text", nargs="?", default="To be, or not to be, I ask",
-                        help="the text (default: six words of Hamlet's, and two more)")
-    parser.add_argument("--file", metavar="FILE", help="the same, from a file")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no prose")
+    parser = Parser("Find the longest passage of a text that stands in a training text.")
+    parser.add_argument("text", nargs="?", help="default: what --run writes, or a line like Hamlet's")
+    parser.add_argument("--file", metavar="FILE", help="the text, from a file")
+    parser.add_argument("--run", metavar="RUN", help="look in what this run was trained on, and "
+                        "measure its generalisation gap")
+    parser.add_argument("--tokens", type=int, default=500, metavar="N",
+                        help="how many tokens the run writes (default: 500)")
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
-        passage = options.text
+        written = options.text
         if options.file:
-            passage = read_text(options.file)
-        passage = passage.encode()
-        if not passage:
-            raise ValueError("there is no text to look for")
-        corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
-    with clear_errors(kinds=()):        # Ctrl-C is no error
-        text, val = split_text(corpus, "train"), split_text(corpus, "val")
-        found = report(passage, val, text, suffix_array(text))
-    print(json.dumps(found) if options.json else "There are " + describe(found))
+            written = "".join(text for _, text in documents([options.file]))
+        if written == "" or options.tokens < 1:
+            raise ValueError("there is no text to look for, or --tokens is below 1")
+        if options.run:
+            folder = find_run(options.run)
+            corpus = reopen(read_config(folder))
+            model, tokenizer = load_run(folder, pick_device("auto"))
+            print(describe_gap(folder, corpus, model))
+            if written is None:                             # by the model's own probabilities
+                ids = generate(model, [[tokenizer.eot]], options.tokens, picker(1, 1.0))
+                written = tokenizer.decode([i for i, in ids])
+        else:
+            corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
+        text, val = (corpus.tokenizer.decode(ids[:MOST]).encode()[:MOST]
+                     for ids in (corpus.train, corpus.val))
+        print(report((written or "To be, or not to be, I ask").encode(), text, val))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """
 N-grams: the language model to beat. It learns no weights; it counts.
 
-What comes next? Look up every place of the training text where the last few tokens stood, and
+What comes next? Look up every position of the training text where the last few tokens stood, and
 see what came next there. A gram of order k is k tokens in a row: a context of k - 1, and the one
 that followed.
 
     p(w | context) = count(context, w) / count(context)
 
-A long context foretells well, if it was seen at all; most never were, and then the formula has
+A long context predicts well, if it was seen at all; most never were, and then the formula has
 nothing to say. Interpolated Kneser-Ney repairs that with three ideas:
 
     discount        take D, a number between 0 and 1, from the count of each gram that was seen:
@@ -18,213 +18,172 @@ nothing to say. Interpolated Kneser-Ney repairs that with three ideas:
                     "Francisco" is a frequent word, yet it comes after "San" and hardly any other
 
     p_k(w | context) = max(count(context, w) - D, 0) / count(context)
-                       + rest(context) * p_(k-1)(w | context without its first token)
-    rest(context)    = D * how many different tokens followed it / count(context)
+                       + backoff(context) * p_(k-1)(w | context without its first token)
+    backoff(context) = D * how many different tokens followed it / count(context)
 
-and at the bottom p_0(w) = 1 / V, so that nothing is impossible. A context never seen passes the
-question on as it is.
+The back-off weight is exactly what the discounts took, so that all probabilities add up to 1. At
+the bottom is the uniform baseline, p_0(w) = 1 / V, so that nothing is impossible. A context never
+seen has a back-off weight of 1: it passes the question on as it is.
 
-    python ngram.py                     # orders 1 to 6 on Shakespeare: how good, what they write
-    python ngram.py --tokenizer word    # the same, a word at a time
+    python -m beyond.ngram                      # orders 1 to 6 on Shakespeare
+    python -m beyond.ngram --tokenizer word     # the same, a word at a time
+    python -m beyond.ngram --run nano large     # beside trained runs, on the text they never read
 
 Papers: Improved Backing-Off for M-gram Language Modeling (Kneser and Ney, 1995); An Empirical
 Study of Smoothing Techniques for Language Modeling (Chen and Goodman, 1999), which interpolates,
 and takes D = n1 / (n1 + 2 n2) where n1 grams of an order were counted once and n2 twice.
 """
-import json
 import math
 from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
 
-from cli import Parser, add_flags, chosen, clear_errors
-from data import DataConfig, load_corpus, prepare
+from data import DataConfig, add_flags, chosen, load_corpus, prepare
+from eval import log_probs, measure, open_text
+from sample import find_run, load_run, pick_device
+from tokenizer import Parser, clear_errors
 
 MAX_ORDER = 6
+MOST = 50_000_000       # tokens of the training split that are counted; each takes 80 bytes of memory
 
 # ------------------------------------------------------------------------------------------
 # Counting. The grams are a tree: from each gram of k - 1 tokens grow those of k tokens that begin
 # with it. Each order is one sorted array, in which a gram is the number
 #
-#     (the place of its first k - 1 tokens in the array of order k - 1) * V + its last token
+#     (the index of its first k - 1 tokens in the array of order k - 1) * V + its last token
 #
 # so to look grams up, thousands at a time, is to search in a sorted array.
 
 
-def count_keys(keys):
-    """The different keys, sorted; the place of each key among them; how often each occurs.
-
-    np.unique does the same, in twice the time.
-    """
-    ordered = np.sort(keys)                                             # (n,)
-    first = np.append(True, ordered[1:] != ordered[:-1])                # (n,) of booleans
-    different = ordered[first]                                          # (m,)
-    counts = np.diff(np.append(np.flatnonzero(first), len(keys)))       # (m,)
-    return different, np.searchsorted(different, keys), counts
-
-
 def discounted(keys, counts, V, n_contexts, D=None):
-    """The formula's two parts for one order: the share of each gram, the rest of each context.
+    """The formula's two parts for one order: the share of each gram, the back-off of each context.
 
-    Both have one entry more, at the end, where the place -1 finds it. It stands for "never seen":
+    Both have one entry more, at the end, where the index -1 finds it. It stands for "never seen":
     a gram without a share, a context that leaves everything to the shorter one.
     """
-    context = keys // V                                                 # (m,)
     if D is None:
         n1, n2 = np.sum(counts == 1), np.sum(counts == 2)
         D = n1 / (n1 + 2 * n2) if n1 and n2 else 0.5        # a half, if there is no telling
+    context = keys // V                                                 # (m,)
     total = np.bincount(context, counts, n_contexts)                    # (n_contexts,)
     followers = np.bincount(context, counts > 0, n_contexts)            # (n_contexts,)
-    known = total > 0                       # not so for what begins, or ends, the whole text
-    total[~known] = 1
-    share = np.maximum(counts - D, 0) / total[context]                  # (m,)
-    rest = np.where(known, D * followers / total, 1)                    # (n_contexts,)
-    return SimpleNamespace(share=np.append(share, 0), rest=np.append(rest, 1), D=D)
-
-
-def check_order(order, n_tokens):
-    if not 1 <= order <= MAX_ORDER:
-        raise ValueError(f"the order is {order}; it must lie between 1 and {MAX_ORDER}")
-    if order > n_tokens:
-        raise ValueError(f"there is no gram of {order} tokens in a text of {n_tokens}")
+    share = np.maximum(counts - D, 0) / np.maximum(total, 1)[context]   # (m,)
+    backoff = np.where(total > 0, D * followers / np.maximum(total, 1), 1)      # (n_contexts,)
+    return SimpleNamespace(share=np.append(share, 0), backoff=np.append(backoff, 1), D=D)
 
 
 class NGram:
     """Every gram of 1 .. order tokens of a text, counted and discounted.
 
-    tokens (n,) are ids below vocab_size. The order that is asked counts how often (seen); the
-    orders below it, after how many different tokens (continued). Give D to take the same discount
-    everywhere. Counting takes some 60 bytes for each token; 40 for each different gram remain.
+    tokens (n,) are ids below vocab_size. seen[k] counts how often, for the order that is asked;
+    continued[k] after how many different tokens, for the orders below it. Give D to take the same
+    discount everywhere.
     """
 
     def __init__(self, tokens, vocab_size, order=MAX_ORDER, D=None):
-        check_order(order, len(tokens))
+        if not 1 <= order <= MAX_ORDER or order > len(tokens):
+            raise ValueError(f"the order is {order}; it must lie between 1 and {MAX_ORDER}, and "
+                             f"the text of {len(tokens)} tokens must hold a gram as long")
         self.V, self.order = vocab_size, order
+        self.keys, self.seen, self.continued = [np.zeros(1, np.int64)], {}, {}  # order 0: one gram
         tokens = np.asarray(tokens, dtype=np.int64)                     # (n,)
-        self.keys = [np.zeros(1, dtype=np.int64)]       # order 0 has one gram, of no token
-        self.seen, self.continued = {}, {}              # order -> shares and rests
-        place = np.zeros(len(tokens) + 1, dtype=np.int64)   # [i]: of the gram that starts at i
+        index = np.zeros(len(tokens) + 1, np.int64)     # [i]: of the gram that begins at token i
         for k in tqdm(range(1, order + 1), "counting", unit="order", leave=False, disable=None):
-            shorter = place                                             # (n - k + 2,)
-            keys, place, counts = count_keys(shorter[:-1] * self.V + tokens[k - 1:])
+            shorter = index                                             # (n - k + 2,)
+            keys, first, index, counts = np.unique(                     # (m,) (m,) (n - k + 1,) (m,)
+                shorter[:-1] * self.V + tokens[k - 1:], True, True, True)
             self.keys.append(keys)
             self.seen[k] = discounted(keys, counts, self.V, len(self.keys[k - 1]), D)
             if k > 1:       # each different gram continues the one that is left without its first
-                ending = np.empty_like(keys)                            # (m,)
-                ending[place] = shorter[1:]
-                counts = np.bincount(ending, minlength=len(self.keys[k - 1]))
+                counts = np.bincount(shorter[first + 1], minlength=len(self.keys[k - 1]))
                 self.continued[k - 1] = discounted(
                     self.keys[k - 1], counts, self.V, len(self.keys[k - 2]), D)
 
-    def places(self, tokens):
-        """Where the k tokens before each token stand among the grams of order k; -1: nowhere.
+    def find(self, tokens):
+        """The index of the k tokens before each token among the grams of order k; -1: never seen.
 
         tokens (n,); the result is (order + 1, n + 1): at [k, j] the gram of k tokens that ends
         before token j. The last column is for the token that would come next.
         """
         tokens = np.asarray(tokens, dtype=np.int64)                     # (n,)
-        places = np.full((self.order + 1, len(tokens) + 1), -1)
-        places[0] = 0
+        index = np.full((self.order + 1, len(tokens) + 1), -1)
+        index[0] = 0
         for k in range(1, self.order + 1):
-            key = places[k - 1, :-1] * self.V + tokens                  # (n,), below 0 if unseen
-            found = np.searchsorted(self.keys[k], key)                  # (n,)
-            found[found == len(self.keys[k])] = 0
-            places[k, 1:] = np.where(self.keys[k][found] == key, found, -1)
-        return places
+            key = index[k - 1, :-1] * self.V + tokens                   # (n,), below 0 if unseen
+            near = np.searchsorted(self.keys[k], key) % len(self.keys[k])       # (n,)
+            index[k, 1:] = np.where(self.keys[k][near] == key, near, -1)
+        return index
 
     def probabilities(self, tokens):
-        """p of each token after what stands before it, by every order from 1 on: (order, n).
+        """p of each token after what stands before it, by every order from 0 on: (order + 1, n).
 
         The first tokens have less before them than an order asks for: it takes what there is.
         """
-        places, p = self.places(tokens), np.full(len(tokens), 1 / self.V)
-        answers = []
+        index, p = self.find(tokens), np.full(len(tokens), 1 / self.V)
+        by_order = [p]
         for k in range(1, self.order + 1):
-            context, gram = places[k - 1, :-1], places[k, 1:]           # (n,), (n,)
-            seen, continued = self.seen[k], self.continued.get(k)
-            answers.append(seen.share[gram] + seen.rest[context] * p)
-            if continued:
-                p = continued.share[gram] + continued.rest[context] * p
-        return np.array(answers)                                        # (order, n)
+            def mix(table):
+                return table.share[index[k, 1:]] + table.backoff[index[k - 1, :-1]] * p
 
-    def distributions(self, places):
-        """Yield all V probabilities of what comes next, (B, V), by each order from 1 on.
-
-        places (order + 1, B) are columns of places().
-        """
-        B = places.shape[1]
-        p = np.full((B, self.V), 1 / self.V)
-        for k in range(1, self.order + 1):
-            # The grams below a context stand side by side, from context * V on. Here they are, for
-            # all B contexts: the row each is for, its place among the grams, its last token.
-            context = places[k - 1]                                             # (B,)
-            start = np.searchsorted(self.keys[k], context * self.V)             # (B,)
-            n = np.searchsorted(self.keys[k], (context + 1) * self.V) - start   # (B,)
-            row = np.repeat(np.arange(B), n)                                    # (n.sum(),)
-            gram = np.arange(len(row)) + np.repeat(start - np.cumsum(n) + n, n)
-            token = self.keys[k][gram] % self.V
-
-            def mixed(table):
-                mix = p * table.rest[context][:, None]                          # (B, V)
-                mix[row, token] += table.share[gram]
-                return mix
-
-            yield mixed(self.seen[k])
+            by_order.append(mix(self.seen[k]))                          # (n,)
             if k < self.order:
-                p = mixed(self.continued[k])
+                p = mix(self.continued[k])                              # (n,)
+        return np.array(by_order)
 
-    def generate(self, n_tokens, order, rng):
-        """Yield n_tokens ids, each drawn by that order's distribution after those before it."""
-        ids = []
+    def distributions(self, index):
+        """Yield all V probabilities of what comes next, (B, V), by each order from 0 on.
+
+        index (order + 1, B) are columns of find().
+        """
+        B = index.shape[1]
+        p = np.full((B, self.V), 1 / self.V)
+        yield p
+        for k in range(1, self.order + 1):
+            # The grams that begin with a context stand side by side, from context * V on. For all
+            # B contexts: the row a gram is for, its index, its last token.
+            context = index[k - 1]                                              # (B,)
+            start, end = np.searchsorted(self.keys[k], [context * self.V, (context + 1) * self.V])
+            row = np.repeat(np.arange(B), end - start)                          # (sum,)
+            gram = np.arange(len(row)) + np.repeat(end - np.cumsum(end - start), end - start)
+            token = self.keys[k][gram] % self.V                                 # (sum,)
+
+            def mix(table):
+                mixed = p * table.backoff[context][:, None]                     # (B, V)
+                mixed[row, token] += table.share[gram]
+                return mixed
+
+            yield mix(self.seen[k])
+            if k < self.order:
+                p = mix(self.continued[k])
+
+    def generate(self, ids, n_tokens, order, rng):
+        """Continue ids: yield n_tokens more, each drawn from that order's distribution."""
+        ids = list(ids)
         for _ in range(n_tokens):
-            before = self.places(ids[-order:])[:, -1:]                  # (order + 1, 1)
-            p = list(self.distributions(before))[order - 1][0]          # (V,)
+            index = self.find(ids[-order:])[:, -1:]                     # (order + 1, 1)
+            p = list(self.distributions(index))[order][0]               # (V,)
             ids.append(int(rng.choice(self.V, p=p)))
             yield ids[-1]
 
 
-def main():
-    parser = Parser("Count n-grams; show how well each order foretells, and what it writes.")
-    parser.add_argument("--order", type=int, default=MAX_ORDER, metavar="N",
-                        help=f"the longest gram, 1 to {MAX_ORDER} (default: {MAX_ORDER})")
-    parser.add_argument("--tokens", type=int, default=200, metavar="N",
-                        help="how many tokens each order writes (default: 200)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N",
-                        help="another seed, another text (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
-    add_flags(parser, DataConfig)
-    options = parser.parse_args()
-    with clear_errors():
-        if options.tokens < 0 or options.seed < 0:
-            raise ValueError("--tokens and --seed must be 0 or more")
-        corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
-        check_order(options.order, len(corpus.train))
-    with clear_errors(kinds=()):        # Ctrl-C is no error
-        model = NGram(corpus.train, corpus.tokenizer.vocab_size, options.order)
-        nats = -np.log(model.probabilities(corpus.val)[:, 1:])          # (order, n)
-        known = model.places(corpus.val)[:, 1:-1] >= 0                  # (order + 1, n)
-        rows = [{"order": k, "grams": len(model.keys[k]), "discount": float(model.seen[k].D),
-                 "context_seen": float(known[k - 1].mean()), "loss": float(nats[k - 1].mean()),
-                 "bits_per_byte": float(nats[k - 1].sum() / math.log(2)
-                                        / corpus.meta["val"]["bytes"])}
-                for k in range(1, options.order + 1)]
-        if options.json:
-            print(json.dumps({"corpus": str(corpus.folder), "rows": rows}))
-            return
-
-        print(f"counted in {len(corpus.train):,} tokens of {corpus.folder},\n"
-              f"tested on {nats.shape[1]:,} of its validation split; a model that knows nothing "
-              f"has a loss of {math.log(model.V):.4f}\n\n"
-              f"{'order':>5}{'different grams':>17}{'D':>7}{'context seen':>14}{'loss (nats)':>13}"
-              f"{'perplexity':>12}{'bits/byte':>11}")
-        for r in rows:
-            print(f"{r['order']:5}{r['grams']:17,}{r['discount']:7.3f}{r['context_seen']:14.1%}"
-                  f"{r['loss']:13.4f}{math.exp(r['loss']):12.3f}{r['bits_per_byte']:11.4f}")
-        for k in range(1, options.order + 1):
-            ids = list(model.generate(options.tokens, k, np.random.default_rng(options.seed)))
-            print(f"\n--- order {k} writes\n{corpus.tokenizer.decode(ids)}")
+# ------------------------------------------------------------------------------------------
+# How good is it?
 
 
-if __name__ == "__main__":
-    main()
+def accuracies(ngram, ids):
+    """The shares of tokens that were the likeliest, or among the 5 likeliest: (order + 1, 2).
+
+    Tokens that are equally likely, as all are to the uniform baseline, share the first ranks as if
+    they were drawn at random.
+    """
+    index, n = ngram.find(ids)[:, 1:-1], max(1, 2 ** 20 // ngram.V)
+    targets, hits = np.asarray(ids[1:], dtype=np.int64), np.zeros((ngram.order + 1, 2))
+    for i in tqdm(range(0, len(targets), n), "ranking", unit="batch", leave=False, disable=None):
+        for k, p in enumerate(ngram.distributions(index[:, i:i + n])):
+            right = np.take_along_axis(p, targets[i:i + n, None], 1)    # (B, 1)
+            above, equal = (p > right).sum(1), (p == right).sum(1)      # (B,), (B,)
+            hits[k] += [((t - above) / equal).clip(0, 1).sum() for t in (1, 5)]
+    return hits / len(targets)
+
+

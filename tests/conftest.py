@@ -1,4 +1,4 @@
-"""What the tests share: a short text, a way to run a script as a person does, one trained run."""
+"""What the tests share: a short text, two ways to run a script as a person does, one trained run."""
 import contextlib
 import importlib
 import io
@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 TEXT = "\n".join(f"{n} green bottle{'s' * (n != 1)} hanging on the wall," for n in range(300))
 SMALL = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--context-length", "16",
-         "--batch-size", "4", "--eval-every", "10", "--ngram-rows", "200", "--device", "cpu"]
+         "--batch-size", "4", "--eval-every", "10", "--ngram-rows", "200", "--tokenizer", "char",
+         "--device", "cpu"]
 
 
 def pytest_configure(config):
@@ -38,44 +39,54 @@ def pytest_configure(config):
         config.option.markexpr = "not slow"
 
 
+def command(script, *arguments):
+    """The command line of train.py, or of a chapter such as beyond.clean."""
+    file = [ROOT / script] if script.endswith(".py") else ["-m", script]
+    return [sys.executable, *map(str, [*file, *arguments])]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8",
+                            "PYTHONPATH": str(ROOT)}
+
+
 def run(script, *arguments, cwd, rc=0):
-    """Run a script of the project in the folder cwd; return its output, stdout then stderr."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=cwd,
-                          capture_output=True, text=True, encoding="utf-8",
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"})
+    """Run a script in the folder cwd, as a process of its own; return its stdout and its stderr."""
+    done = subprocess.run(command(script, *arguments), cwd=cwd, capture_output=True, text=True,
+                          encoding="utf-8", env=ENVIRONMENT)
     assert done.returncode == rc, done.stdout + done.stderr
     return done.stdout, done.stderr
 
 
-def inside(script, *arguments, cwd, rc=0):
-    """The same within this process, without the seconds that importing torch takes; its stdout."""
-    stdout, argv, here = io.StringIO(), sys.argv, Path.cwd()
+def call(script, *arguments, cwd):
+    """main() of a script within this process, without the seconds that importing torch takes:
+
+    its exit code, its stdout and its stderr.
+    """
+    stdout, stderr, argv, here = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
     sys.argv = [script, *map(str, arguments)]
     os.chdir(cwd)
     try:
-        with contextlib.redirect_stdout(stdout), pytest.raises(SystemExit) as stopped:
-            importlib.import_module(Path(script).stem).main()
+        with (contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr),
+              pytest.raises(SystemExit) as stopped):
+            importlib.import_module(script.removesuffix(".py")).main()
             sys.exit(0)
     finally:
         os.chdir(here)
         sys.argv = argv
-    assert (stopped.value.code or 0) == rc, stdout.getvalue()
-    return stdout.getvalue()
+    return stopped.value.code or 0, stdout.getvalue(), stderr.getvalue()
+
+
+def inside(script, *arguments, cwd):
+    """The stdout of a script that must succeed."""
+    code, stdout, stderr = call(script, *arguments, cwd=cwd)
+    assert code == 0, stdout + stderr
+    return stdout
 
 
 def one_line(script, *arguments, cwd):
-    """main() of a script that must refuse its input; return the one line it says on stderr."""
-    stderr, argv, here = io.StringIO(), sys.argv, Path.cwd()
-    sys.argv = [script, *map(str, arguments)]
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as stopped:
-            importlib.import_module(Path(script).stem).main()
-    finally:
-        os.chdir(here)
-        sys.argv = argv
-    said = stderr.getvalue()
-    assert stopped.value.code == 2 and said.count("\n") == 1 and said.startswith(script), said
+    """The one line that a script says on stderr as it refuses its input."""
+    code, _, said = call(script, *arguments, cwd=cwd)
+    assert code == 2 and said.count("\n") == 1 and said.startswith(script), said
     return said
 
 
@@ -84,5 +95,5 @@ def trained(tmp_path_factory):
     """A folder with text.txt and runs/first, a tiny model trained on it for 30 steps."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    run("train.py", "--source", "text.txt", "--run", "first", "--steps", 30, *SMALL, cwd=folder)
+    run("train.py", "--source", "text.txt", "--name", "first", "--steps", 30, *SMALL, cwd=folder)
     return folder
