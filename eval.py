@@ -6,12 +6,9 @@ its log-probabilities come
 
     loss            the mean negative log-likelihood, -ln p(the token that came), in nats
     perplexity      e to the loss: it hesitates as if between so many equally probable tokens
-    bits per byte   the negative log-likelihood of the whole text in bits, for each byte of it: fair
-                    between tokenizers, as bytes are bytes
-    bits per char   the same, for each character
+    bits per byte   the negative log-likelihood of the text in bits, for each of its bytes, which
+                    is fair between tokenizers; bits per character, the same for each character
     top-1, top-5    how often the token that came was the most probable, or among the first five
-
-beside the uniform baseline, which gives every token the same probability.
 
     python eval.py                          # the newest run, on its validation split
     python eval.py nano shallow             # several runs in one table
@@ -56,7 +53,7 @@ def open_text(folder, text=None):
         ids = np.array(tokenizer.encode(from_file), dtype=np.uint32)
         counts = {"bytes": len(from_file.encode()), "characters": len(from_file)}
     else:
-        corpus = data.reopen(read_config(folder))
+        corpus = data.load_corpus(read_config(folder)["corpus"]["folder"])
         ids, counts, text = corpus.val, corpus.meta["val"], f"validation split of {corpus.folder}"
     if len(ids) < 2:
         raise ValueError(f"{text} has {len(ids)} tokens; it takes two to predict one")
@@ -79,19 +76,10 @@ def measure(predictions, text):
             "top1_accuracy": first / n, "top5_accuracy": five / n}
 
 
-def uniform(text, V):
-    """The figures of the uniform baseline, which gives each of V tokens the same probability."""
-    nats = (len(text.ids) - 1) * math.log(V)
-    return {"loss": math.log(V), "perplexity": float(V), "bits_per_byte": nats / math.log(2) / text.bytes,
-            "bits_per_character": nats / math.log(2) / text.characters,
-            "top1_accuracy": 1 / V, "top5_accuracy": min(5, V) / V}
-
-
 def main():
     parser = Parser("Measure trained models, several in one table.")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="names or folders (default: the newest)")
-    parser.add_argument("--text", metavar="FILE", help="measure on this text, not on the validation "
-                        "split of each run's corpus")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="name or folder (default: newest)")
+    parser.add_argument("--text", metavar="FILE", help="instead of the validation split")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a row")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options = parser.parse_args()
@@ -99,23 +87,24 @@ def main():
         device, rows = pick_device(options.device), []
         for folder in dict.fromkeys(map(find_run, options.runs or [None])):
             model, _ = load_run(folder, device)
-            text = open_text(folder, options.text)
-            V = model.config.vocab_size
+            text, V = open_text(folder, options.text), model.config.vocab_size
             rows.append({"model": str(folder), "text": text.name}
                         | measure(log_probs(model, text.ids), text))
-            rows.append({"model": f"uniform, {V:,} tokens", "text": text.name} | uniform(text, V))
-    rows = sorted({row["model"] + row["text"]: row for row in rows}.values(),
-                  key=lambda row: row["bits_per_byte"])
-    if options.json:
-        print("\n".join(map(json.dumps, rows)))
-        return
+            bits = (len(text.ids) - 1) * math.log2(V)       # of the uniform baseline
+            rows.append({"model": f"uniform guess of {V:,}", "text": text.name, "loss": math.log(V),
+                         "perplexity": V, "bits_per_byte": bits / text.bytes,
+                         "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
+                         "top5_accuracy": min(5, V) / V})
+    rows.sort(key=lambda row: row["bits_per_byte"])
     width = max(len(row["model"]) for row in rows) + 2
-    print(*dict.fromkeys(row["text"] for row in rows), "", sep="\n")
-    print(f"{'model':{width}}   loss  perplexity  bits/byte  bits/char   top-1   top-5")
+    if not options.json:
+        print(*dict.fromkeys(row["text"] for row in rows), "", sep="\n")
+        print(f"{'model':{width}}   loss  perplexity  bits/byte  bits/char   top-1   top-5")
     for row in rows:
-        print(f"{row['model']:{width}}{row['loss']:7.4f}{row['perplexity']:12.3f}"
-              f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
-              f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}")
+        print(json.dumps(row) if options.json else (
+            f"{row['model']:{width}}{row['loss']:7.4f}{row['perplexity']:12.3f}"
+            f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
+            f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}"))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ token of its vocabulary: how well it would do as the next one. GPT gets there in
               positions before it (attention), then works on it alone (the MLP)
     predict   each vector is compared with an output vector of every token: the logits
 
-Where the field has changed its mind since GPT-2, a switch of GPTConfig picks one of both ways. A
-comment at the end of a line is the shape of its result; the letters in it are
+Where the field has changed its mind since GPT-2, a switch of GPTConfig picks the way. A comment at
+the end of a line is the shape of its result:
     B sequences   T tokens in each   S positions to attend to   C = n_embd numbers per token
     H query heads   G heads of keys and values   D = C / H numbers in a head   V = vocab_size
 
@@ -20,14 +20,14 @@ Multitask Learners (GPT-2; Radford et al., 2019). Later ideas name theirs where 
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# ------------------------------------------------------------------------------------------
-# The maths. `...` stands for any leading dimensions, usually B, T or B, H, T.
+# ---- The maths. `...` stands for any leading dimensions, usually B, T or B, H, T.
 
 
 def embedding(ids, W):
@@ -61,9 +61,8 @@ def cross_entropy(logits, targets, ignore=-1):
 
 def layer_norm(x, gain, bias=None, eps=1e-5):
     """Each vector gets mean 0 and variance 1, then a learned scale (Ba et al., 2016)."""
-    centred = x - x.mean(dim=-1, keepdim=True)                  # (..., C)
-    variance = (centred * centred).mean(dim=-1, keepdim=True)   # (..., 1)
-    y = centred * torch.rsqrt(variance + eps) * gain            # (..., C)
+    x = x - x.mean(dim=-1, keepdim=True)                        # (..., C)
+    y = x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + eps) * gain    # (..., C)
     return y if bias is None else y + bias                      # (..., C)
 
 
@@ -95,13 +94,10 @@ def dropout(x, p):
 
 
 def rotary_table(T, D, base):
-    """The cosines and sines by which rotary() turns the D numbers of a head, at T positions.
-
-    The angle of each of the D/2 pairs is position * speed. Each is written twice, for both numbers.
-    """
+    """The cosines and sines by which rotary() turns the D numbers of a head, at T positions."""
     speed = base ** (-torch.arange(0, D, 2) / D)                # (D/2,), from 1 down to 1 / base
     angle = torch.arange(T)[:, None, None] * speed              # (T, 1, D/2); the 1 is for heads
-    cos, sin = angle.cos(), angle.sin()                         # (T, 1, D/2) each
+    cos, sin = angle.cos(), angle.sin()                         # of each pair: so each twice
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])   # (2, T, 1, D)
 
 
@@ -123,10 +119,9 @@ def causal_mask(T, S, device=None):
 def attention(q, k, v, p=0.0):
     """Each position takes of every value (v) as much as its query (q) matches the key (k) there.
 
-    q (..., H, T, D); k and v (..., G, S, D), where T may be the last few of S positions. With G < H,
-    each key and value serves H / G queries: grouped-query attention (Ainslie et al., 2023).
-    A match is a sum of D products, with a spread of sqrt(D); dividing by it keeps the softmax away
-    from all-or-nothing, where it has no gradient. p is the share of weights to drop in training.
+    q (..., H, T, D); k, v (..., G, S, D), where T may be the last few of S positions. If G < H,
+    each key and value serves H / G queries: grouped-query attention (Ainslie et al., 2023). A match
+    is a sum of D products, its spread sqrt(D): dividing by that keeps softmax from all-or-nothing.
     """
     k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])   # (..., H, T, S)
@@ -135,8 +130,7 @@ def attention(q, k, v, p=0.0):
     return dropout(weights, p) @ v                              # (..., H, T, D)
 
 
-# ------------------------------------------------------------------------------------------
-# The same maths for running: PyTorch's own kernels do in one pass over memory what the lines
+# ---- The same maths for running: PyTorch's own kernels do in one pass over memory what the lines
 # above do in several. tests/test_model.py proves each pair equal, in value and in gradient.
 
 
@@ -148,10 +142,9 @@ def fused_attention(q, k, v, p=0.0):
 
 
 KERNELS = {
-    "raw": SimpleNamespace(
-        embedding=embedding, linear=linear, layer_norm=layer_norm, rms_norm=rms_norm, gelu=gelu,
-        relu2=relu2, swiglu=swiglu, dropout=dropout, rotary=rotary, attention=attention,
-        cross_entropy=cross_entropy),
+    "raw": SimpleNamespace(**{f.__name__: f for f in (
+        embedding, linear, softmax, cross_entropy, layer_norm, rms_norm, gelu, relu2, swiglu,
+        dropout, rotary, attention)}),
     "fused": SimpleNamespace(
         embedding=F.embedding, dropout=F.dropout, attention=fused_attention,
         linear=lambda x, W, b=None: F.linear(x, W.T, b),
@@ -165,12 +158,7 @@ KERNELS = {
         cross_entropy=lambda logits, targets, ignore=-1: F.cross_entropy(
             logits.flatten(0, -2), targets.flatten(), ignore_index=ignore))}
 
-# ------------------------------------------------------------------------------------------
-# The model. nn.Module and nn.Parameter hold the weights, and do nothing else.
-
-CHOICES = {"norm": ("layernorm", "rmsnorm"), "position": ("learned", "rotary"),
-           "mlp": ("gelu", "relu2", "swiglu"), "kernels": tuple(KERNELS)}
-
+# ---- The model. nn.Module and nn.Parameter hold the weights, and do nothing else.
 
 @dataclass
 class GPTConfig:
@@ -181,11 +169,11 @@ class GPTConfig:
     n_head: int = 4              # H, attention heads in a block; n_embd must be a multiple of it
     n_kv_head: int = 0           # G, heads of keys and values; 0: n_head, fewer: grouped-query
     n_embd: int = 128            # C, numbers per token
-    norm: str = "rmsnorm"        # what keeps the numbers in range: layernorm | rmsnorm
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"   # what keeps the numbers in range
     norm_eps: float = 1e-5       # added to a variance, so that nothing is divided by 0
-    position: str = "rotary"     # how a token knows its position: learned | rotary
+    position: Literal["learned", "rotary"] = "rotary"   # how a token knows its position
     rotary_base: float = 1e4     # how many times slower the last pair turns than the first
-    mlp: str = "relu2"           # the activation function inside the MLP: gelu | relu2 | swiglu
+    mlp: Literal["gelu", "relu2", "swiglu"] = "relu2"   # the activation function inside the MLP
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
     ngram: int = 4               # longest run of tokens that has a vector of its own; 1: none has
@@ -195,24 +183,18 @@ class GPTConfig:
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero
     dropout: float = 0.0         # share of numbers zeroed in training, 0 to 1; against overfitting
     activation_checkpointing: bool = False      # in backward, recompute each block: saves memory
-    kernels: str = "fused"       # raw: the written-out maths | fused: PyTorch's own, faster
+    kernels: Literal["raw", "fused"] = "fused"          # the written-out maths, or PyTorch's own
 
     def __post_init__(self):
         gated = 8 * math.ceil(self.n_embd / 3)      # three matrices of 8/3 C weigh as two of 4 C
         self.mlp_width = self.mlp_width or (gated if self.mlp == "swiglu" else 4 * self.n_embd)
         self.n_kv_head = self.n_kv_head or self.n_head
-        for name, value in vars(self).items():
-            if type(value) is int and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-            if value not in CHOICES.get(name, [value]):
-                raise ValueError(f"{name} is {value!r}; choose {' or '.join(CHOICES[name])}")
         self.ops, self.head_size = KERNELS[self.kernels], self.n_embd // self.n_head    # D
         if self.n_embd % (2 * self.n_head) or self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} must be a multiple of n_kv_head "
                              f"{self.n_kv_head}, and n_embd {self.n_embd} an even one of n_head")
-        if not (0 <= self.dropout < 1 and self.norm_eps >= 0 and self.rotary_base > 0):
-            raise ValueError("dropout must be at least 0 and below 1, norm_eps and rotary_base "
-                             "above 0")
+        if self.dropout >= 1 or self.rotary_base == 0:
+            raise ValueError("dropout must be below 1, and rotary_base above 0")
 
 
 ARCHS = {       # GPT-2, 2019; Llama, 2023; and the default: what has proven itself since
@@ -243,9 +225,8 @@ class Norm(nn.Module):
 
 
 class Cache:
-    """The KV cache: keys and values of the positions already read, so that none is read again.
-
-    They never change, as no position sees what comes after it. For torch.no_grad() only.
+    """The KV cache: keys and values of the positions already read, which never change, as no
+    position sees what comes after it. Use it under torch.no_grad().
     """
 
     def __init__(self, c, B, room, device):
@@ -268,8 +249,7 @@ class Block(nn.Module):
         self.config, C = c, c.n_embd
         qkv = (c.n_head + 2 * c.n_kv_head) * c.head_size        # three matrices in one product
         up = 2 * c.mlp_width if c.mlp == "swiglu" else c.mlp_width      # a gate for each number
-        # Two vectors a block are added to the residual stream. To keep their sum in hand, GPT-2
-        # draws the last matrices smaller by the root of their number; from zero, blocks fade in.
+        # So that the sum of 2 * n_layer vectors stays in hand. From zero, blocks fade in.
         std = 0.0 if c.zero_init else 0.02 / math.sqrt(2 * c.n_layer)
         self.norm1, self.norm2 = Norm(c), Norm(c)
         self.W_qkv, self.W_out = weight(C, qkv), weight(C, C, std=std)
@@ -305,14 +285,13 @@ class Block(nn.Module):
     def forward(self, x, rotation=None, cache=None, layer=0):
         drop, p = self.config.ops.dropout, self.config.dropout * self.training
         x = x + drop(self.attention(self.norm1(x), rotation, cache, layer), p)      # (B, T, C)
-        return x + drop(self.mlp(self.norm2(x)), p)             # (B, T, C)
+        return x + drop(self.mlp(self.norm2(x)), p)                                 # (B, T, C)
 
 
 class NgramEmbedding(nn.Module):
-    """A vector for what the last 2, 3 ... n tokens mean together (Huang et al., 2025).
-
-    Which letters follow "th" is then looked up, and the blocks are free for what cannot be. There
-    are too many n-grams for a row each: a hash scatters them over a table, and some share one.
+    """A vector for what the last 2, 3 ... n tokens mean together (Huang et al., 2025): what follows
+    "th" is looked up, and blocks are free for what cannot be. There are too many n-grams for a row
+    each; a hash scatters them over a table, and some share one.
     """
 
     def __init__(self, c):
@@ -323,22 +302,18 @@ class NgramEmbedding(nn.Module):
         """For the last T positions of ids (B, S), the vectors of all lengths, summed: (B, T, C)."""
         n, rows = self.config.ngram, self.config.ngram_rows
         nothing = ids.new_zeros(len(ids), n - 1)                # before the text begins
-        ids = torch.cat([nothing, ids + 1], dim=1)[:, -(T + n - 1):]        # (B, n - 1 + T)
-        found = []
-        for k in range(2, n + 1):
-            row = 0
-            for i in range(n - k, n):                           # the k tokens, the oldest first
-                row = (row * 1_000_003 + ids[:, i:i + T]) % rows            # (B, T)
-            found.append((k - 2) * rows + row)                  # each length has rows of its own
+        ids = torch.cat([nothing, ids + 1], dim=1)              # (B, n - 1 + S)
+        hash, found, stop = 0, [], ids.shape[1]
+        for k in range(n):                                      # the token k positions back
+            hash = hash * 1_000_003 + ids[:, stop - T - k:stop - k]         # (B, T)
+            if k > 0:
+                found.append((k - 1) * rows + hash % rows)      # each length has rows of its own
         found = torch.stack(found, dim=-1)                      # (B, T, n - 1)
         return self.config.ops.embedding(found, self.table).sum(dim=-2)     # (B, T, C)
 
 
 class GPT(nn.Module):
-    """The whole model: ids (B, T) in, logits (B, T, V) out; logits[:, t] has seen ids[:, :t+1].
-
-    Given a cache, ids are only what comes after the tokens that went through it before.
-    """
+    """The whole model: ids (B, T) in, logits (B, T, V) out; logits[:, t] has seen ids[:, :t+1]."""
 
     def __init__(self, c):
         super().__init__()
@@ -357,6 +332,7 @@ class GPT(nn.Module):
             self.W_vocab = weight(C, V)                         # (C, V)
 
     def forward(self, ids, cache=None):
+        """Given a cache, ids are only what comes after the tokens that it has seen."""
         c, read = self.config, ids if cache is None else torch.cat([cache.ids, ids], dim=1)
         stop, T = read.shape[1], ids.shape[1]                   # read is (B, stop)
         if stop > c.context_length:

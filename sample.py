@@ -18,17 +18,17 @@ text, ask again. How to pick is the only choice there is:
 import codecs
 import json
 import math
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import tokenizer
+from data import add_flags, checked
 from model import GPT, Cache, GPTConfig
 from tokenizer import Parser, clear_errors
 
-# ------------------------------------------------------------------------------------------
-# The strategies: each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
+# ---- The strategies: each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
 
 
 def temperature(logits, t):
@@ -79,8 +79,7 @@ def picker(n, t=0.8, k=0, p=1.0, least=0.0, seed=1):
     return pick
 
 
-# ------------------------------------------------------------------------------------------
-# One token at a time.
+# ---- One token at a time.
 
 
 @torch.inference_mode()
@@ -115,8 +114,7 @@ def stream(tokenizer, ids):
     yield decoder.decode(b"", final=True)
 
 
-# ------------------------------------------------------------------------------------------
-# A run: the folder that train.py leaves, with config.json, tokenizer.json, best.pt and last.pt.
+# ---- A run: the folder that train.py leaves, with config.json, tokenizer.json, best.pt and last.pt.
 
 RUNS = Path("runs")
 
@@ -142,16 +140,6 @@ def read_config(folder):
         raise ValueError(f"{path} does not hold the settings of a run ({error!r:.80})") from None
 
 
-def build_config(config_class, folder, part):
-    """A config dataclass from a part of a run's config.json, its names and types checked."""
-    found, known = read_config(folder)[part], {f.name: f.type for f in fields(config_class)}
-    for name, value in found.items():
-        kinds = {float: (float, int), tuple: (list,)}.get(known.get(name), (known.get(name),))
-        if type(value) not in kinds:
-            raise ValueError(f"{folder}/config.json: {name} cannot be {value!r}")
-    return config_class(**found)
-
-
 def load_weights(model, path):
     """Put the weights of a checkpoint into the model; return all that the file holds.
 
@@ -173,7 +161,7 @@ def load_weights(model, path):
 def load_run(folder, device="cpu"):
     """The best model of a run (the last, if none was evaluated yet) and its tokenizer."""
     folder = Path(folder)
-    model = GPT(build_config(GPTConfig, folder, "model"))
+    model = GPT(checked(GPTConfig, read_config(folder)["model"], strict=True))
     best = folder / "best.pt"
     load_weights(model, best if best.exists() else folder / "last.pt")
     found = tokenizer.load(folder / "tokenizer.json")
@@ -185,46 +173,49 @@ def load_run(folder, device="cpu"):
 
 def pick_device(name):
     """auto takes the best there is: an NVIDIA GPU, an Apple GPU, the CPU."""
-    there = (["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-             + ["cpu"])
-    if name not in ("auto", *there):
-        raise ValueError(f"there is no device {name!r} here; choose auto or {' or '.join(there)}")
-    return there[0] if name == "auto" else name
+    best = str(torch.accelerator.current_accelerator() or "cpu")
+    if name not in ("auto", "cpu", best):
+        raise ValueError(f"there is no device {name!r} here; choose auto, cpu or {best}")
+    return best if name == "auto" else name
 
 
-FLAGS = (       # name, default, the least and the most it may be, meaning
-    ("tokens", 300, 1, 10 ** 9, "how many tokens to write, at most"),
-    ("temperature", 0.8, 0, 1e9, "below 1 safer, above 1 wilder; 0: always the most probable"),
-    ("top-k", 0, 0, 10 ** 9, "pick from the K most probable tokens only; 0: from all"),
-    ("top-p", 1.0, 1e-9, 1, "pick from the most probable that have this probability together"),
-    ("min-p", 0.0, 0, 1, "pick from those this many times as probable as the most probable"),
-    ("samples", 1, 1, 10 ** 9, "how many texts to write"),
-    ("seed", 1, 0, 2 ** 62, "another seed, another text; sample i has seed + i"))
+@dataclass
+class SampleConfig:
+    """How to write. A trailing comment is the flag's --help."""
+    prompt: str = ""            # text to go on from
+    tokens: int = 300           # how many tokens to write, at most
+    temperature: float = 0.8    # below 1 safer, above 1 wilder; 0: always the most probable token
+    top_k: int = 0              # pick from the K most probable tokens only; 0: from all
+    top_p: float = 1.0          # pick from the most probable that have this probability together
+    min_p: float = 0.0          # pick from those this many times as probable as the most probable
+    samples: int = 1            # how many texts to write
+    seed: int = 1               # another seed, another text; sample i has seed + i
+
+
+def write(model, tokenizer, c, seed):
+    """Print a text as it is written."""
+    ids = tokenizer.encode(c.prompt) or [tokenizer.eot]         # where a document begins
+    pick = picker(1, c.temperature, c.top_k, c.top_p, c.min_p, seed)
+    print(c.prompt, end="", flush=True)
+    for text in stream(tokenizer, (i for i, in generate(model, [ids], c.tokens, pick))):
+        print(text, end="", flush=True)
+    print()
 
 
 def main():
     parser = Parser("Let a trained model write.")
     parser.add_argument("run", nargs="?", help="name or folder of the run (default: the newest)")
-    parser.add_argument("--prompt", default="", help="text to go on from (default: none)")
-    for name, default, _, _, meaning in FLAGS:
-        parser.add_argument(f"--{name}", type=type(default), default=default, metavar="N",
-                            help=f"{meaning} (default: {default})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    c = parser.parse_args()
+    add_flags(parser, SampleConfig)
+    options = parser.parse_args()
     with clear_errors():
-        for name, _, least, most, _ in FLAGS:
-            value = getattr(c, name.replace("-", "_"))
-            if not least <= value <= most:
-                raise ValueError(f"--{name} is {value}; it must be from {least} to {most}")
-        model, tokenizer = load_run(find_run(c.run), pick_device(c.device))
-        ids = tokenizer.encode(c.prompt) or [tokenizer.eot]     # where a document begins
+        c = checked(SampleConfig, vars(options))
+        c.prompt.encode()               # refuses half a character
+        model, tokenizer = load_run(find_run(options.run), pick_device(options.device))
     with clear_errors(OSError):
         for seed in range(c.seed, c.seed + c.samples):
-            print(f"--- seed {seed}\n" * (c.samples > 1) + c.prompt, end="", flush=True)
-            pick = picker(1, c.temperature, c.top_k, c.top_p, c.min_p, seed)
-            for text in stream(tokenizer, (i for i, in generate(model, [ids], c.tokens, pick))):
-                print(text, end="", flush=True)
-            print()
+            print(f"--- seed {seed}\n" * (c.samples > 1), end="")
+            write(model, tokenizer, c, seed)
 
 
 if __name__ == "__main__":

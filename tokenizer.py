@@ -1,9 +1,8 @@
 """
 Tokenizers: text becomes integers, and integers become text again.
 
-A language model reads and writes ids, the integers 0 .. vocab_size - 1. A tokenizer cuts text into
-tokens and gives each the id it has in a vocabulary; decoding puts tokens side by side again. How
-long should a token be?
+A tokenizer cuts text into tokens and gives each the id that it has in a vocabulary, an integer;
+decoding puts tokens side by side again. How long should a token be?
 
     characters   a small vocabulary, but long sequences, and much effort spent on spelling
     words        short sequences, but no vocabulary holds every word: the others are <unk>, unknown
@@ -29,7 +28,6 @@ import tiktoken
 from tqdm import tqdm
 
 EOT = "<|endoftext|>"       # the token between two documents: it stands for no text
-UNK = "\N{REPLACEMENT CHARACTER}"       # what the token <unk> is decoded to
 
 
 def write_whole(path, write):
@@ -67,8 +65,12 @@ class Tokenizer:
         write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-# ------------------------------------------------------------------------------------------
-# Characters, and words.
+# ---- Characters, and words.
+
+
+# A word is letters, with their accents and with apostrophes inside (aujourd'hui, o'er); or digits;
+# or any one other character, spaces too: nothing is dropped, so that joining gives the text back.
+WORD = regex.compile(r"(?s)[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*|\p{N}+|.")
 
 
 class SymbolTokenizer(Tokenizer):
@@ -77,7 +79,7 @@ class SymbolTokenizer(Tokenizer):
 
     def __init__(self, symbols):
         self.symbols = list(symbols)
-        self.vocab = [token.encode() for token in (UNK, EOT, *self.symbols)]
+        self.vocab = [token.encode() for token in ("\N{REPLACEMENT CHARACTER}", EOT, *self.symbols)]
         self.id_of = {symbol: i for i, symbol in enumerate(self.symbols, start=2)}
 
     @classmethod
@@ -98,17 +100,11 @@ class CharTokenizer(SymbolTokenizer):
     kind, split = "char", staticmethod(list)
 
 
-# A word is letters, with their accents and with apostrophes inside (aujourd'hui, o'er); or digits;
-# or any one other character, spaces too: nothing is dropped, so that joining gives the text back.
-WORD = regex.compile(r"(?s)[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*|\p{N}+|.")
-
-
 class WordTokenizer(SymbolTokenizer):
     kind, split = "word", WORD.findall
 
 
-# ------------------------------------------------------------------------------------------
-# Byte pairs.
+# ---- Byte pairs.
 
 # Text is first split into words, each with the space before it, and no merge reaches across: else
 # "dog." "dog!" and "dog?" would each take a token. This is GPT-2's own pattern.
@@ -242,8 +238,7 @@ class BPETokenizer(Tokenizer):
         super().save(path, pattern=self.pattern, vocab=[t.decode("latin-1") for t in self.vocab])
 
 
-# ------------------------------------------------------------------------------------------
-# By name, and from a file.
+# ---- By name, and from a file.
 
 LEARNED = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
 VOCAB_SIZE = {"char": 0, "word": 8192, "bpe": 1024}     # unless another is asked for; 0: all
@@ -273,8 +268,7 @@ def load(path):
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None
 
 
-# ------------------------------------------------------------------------------------------
-# At the terminal.
+# ---- At the terminal.
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,12 +11,11 @@ little that way, and do it again with the next text:
     python train.py --n-layer 1 --name shallow      # change one thing, give the run a name
     python train.py --resume                        # go on after Ctrl-C
     python train.py --init nano --source notes/     # go on from its weights, with another text
-    torchrun --standalone --nproc_per_node 2 train.py --name two
+    torchrun --standalone --nproc_per_node 2 train.py --name two    # two processes, called ranks
 
-Under torchrun each process, called a rank, learns from a slice of the batch, and all take the step
-that the whole batch asks for. A run is a folder, runs/NAME/: config.json and tokenizer.json;
-metrics.jsonl and loss.png, what was measured on the way; best.pt, the weights when the validation
-loss was lowest, and last.pt, all that is needed to go on.
+A run is a folder, runs/NAME/: config.json and tokenizer.json; metrics.jsonl and loss.png, what was
+measured on the way; best.pt, the weights when the validation loss was lowest, and last.pt, all
+that is needed to go on.
 """
 import contextlib
 import json
@@ -27,7 +26,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -35,10 +34,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import data
-from data import DataConfig, chosen
+from data import DataConfig, checked
 from model import ARCHS, GPT, GPTConfig
-from sample import (RUNS, build_config, find_run, generate, load_run, load_weights, pick_device,
-                    picker, read_config, stream)
+from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, pick_device,
+                    read_config, write)
 from tokenizer import Parser, clear_errors, write_whole
 
 
@@ -48,33 +47,24 @@ class TrainConfig:
     steps: int = 1000           # batches to learn from, one step of the optimiser each
     batch_size: int = 16        # B, windows of text in a batch, all ranks together
     accumulate: int = 1         # micro-batches that a batch is cut into, to need less memory
-    optimizer: str = "muon"     # muon for the blocks' matrices, adamw for the rest | adamw for all
+    optimizer: Literal["muon", "adamw"] = "muon"    # muon is for the matrices inside the blocks
     learning_rate: float = 5e-3     # how far a step goes, at the end of the warm-up
-    decay: str = "linear"       # its way down: linear, to 0 | cosine, to a tenth
+    decay: Literal["linear", "cosine"] = "linear"   # its way down: to 0, or to a tenth
     warmup_steps: int = 20      # steps over which the learning rate rises from 0
     weight_decay: float = 0.1   # pull of every matrix towards 0
     grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
-    dtype: str = "float32"      # of the products: float32 | bfloat16; weights stay float32
+    dtype: Literal["float32", "bfloat16"] = "float32"   # of the products; weights stay float32
     compile: bool = False       # let torch.compile write kernels for this very model
     eval_every: int = 100       # steps from one evaluation on the validation split to the next
     eval_tokens: int = 131_072  # how much of it an evaluation reads, evenly spread; 0: all of it
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
-    def __post_init__(self):
-        choices = {"optimizer": ("muon", "adamw"), "decay": ("linear", "cosine"),
-                   "dtype": ("float32", "bfloat16")}
-        for name, value in vars(self).items():
-            least = 0 if name in ("warmup_steps", "weight_decay", "eval_tokens", "seed") else 1e-30
-            if value not in choices.get(name, [value]):
-                raise ValueError(f"{name} is {value!r}; choose {' or '.join(choices[name])}")
-            if type(value) in (int, float) and not least <= value < 2 ** 62:
-                raise ValueError(f"{name} is {value}; it must be above 0")
-
 
 PRESETS = {     # what differs from the defaults
-    "nano": dict(),
-    "baseline": dict(arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000,
-                     batch_size=12, learning_rate=1e-3, decay="cosine", warmup_steps=100),
+    "nano": dict(),             # minutes on two CPU cores
+    "baseline": dict(           # the same size as it was trained in 2019
+        arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000, batch_size=12,
+        learning_rate=1e-3, decay="cosine", warmup_steps=100),
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2, steps=2000,
                  batch_size=64, learning_rate=3e-3, warmup_steps=50),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, tokenizer="gpt2",
@@ -82,8 +72,7 @@ PRESETS = {     # what differs from the defaults
                  dtype="bfloat16"),
 }
 
-# ------------------------------------------------------------------------------------------
-# How far to step, and with what.
+# ---- How far to step, and with what.
 
 
 def learning_rate(step, c):
@@ -119,8 +108,7 @@ def make_optimizers(model, c):
     return optimizers
 
 
-# ------------------------------------------------------------------------------------------
-# The loop.
+# ---- The loop.
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
 
@@ -154,27 +142,26 @@ def evaluate(model, corpus, c):
 
 
 def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
-    """Train until c.steps or Ctrl-C, and keep the run's folder up to date. Returns the last step.
+    """Train until c.steps or Ctrl-C, and keep the run's folder up to date.
 
     net is the model, or DDP around it. batch(step, part, parts) gives the tensors of one of the
     equal parts of a step's batch, and loss(net, *tensors) their mean loss in nats. evaluate(model)
     is a dict that has val_loss. epoch_tokens make an epoch. saved is last.pt, to go on from there.
-    Raises FloatingPointError if the loss is not a finite number.
+    Returns what was measured, a dict a step. Raises FloatingPointError for a loss that is not finite.
     """
     model = net.module if WORLD > 1 else net
     device, parts = next(model.parameters()).device, c.accumulate * WORLD
-    optimizers, state = make_optimizers(model, c), dict(step=0, tokens=0, seconds=0.0, best=math.inf)
-    if saved:
-        state = {key: saved[key] for key in state}
-        for optimizer, content in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(content)
+    optimizers, history = make_optimizers(model, c), saved["history"] if saved else []
+    for optimizer, state in zip(optimizers, saved["optimizers"] if saved else ()):
+        optimizer.load_state_dict(state)
+    metrics = open(folder / "metrics.jsonl" if RANK == 0 else os.devnull, "w")
+    metrics.writelines(json.dumps(measured) + "\n" for measured in history)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
-    metrics, saved_at, stop = open_metrics(folder, state["step"]), time.monotonic(), []
+    saved_at, stop = time.monotonic(), []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.append(1))        # the loop stops after its step
-    bar = tqdm(total=c.steps, initial=state["step"], unit="step", leave=False,
-               disable=None if RANK == 0 else True)
-    for step in range(state["step"], c.steps):
+    bar = tqdm(total=c.steps, initial=len(history), leave=False, disable=True if RANK else None)
+    for step in range(len(history), c.steps):
         began, nats = time.perf_counter(), 0.0
         for a in range(c.accumulate):
             part = a * WORLD + RANK
@@ -200,39 +187,38 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
             optimizer.zero_grad()
 
         # The step is done. What follows measures, tells and saves.
-        took, new_tokens = time.perf_counter() - began, tensors[0].numel() * parts
-        state |= dict(step=step + 1, tokens=state["tokens"] + new_tokens,
-                      seconds=state["seconds"] + took)
-        measured = dict(step=step + 1, tokens=state["tokens"], epoch=state["tokens"] / epoch_tokens,
-                        train_loss=nats, lr=lr, grad_norm=grad_norm, seconds=state["seconds"],
-                        tokens_per_second=new_tokens / took)
-        look = (step + 1) % c.eval_every == 0 or step + 1 == c.steps
-        if look:
+        seconds, n = time.perf_counter() - began, tensors[0].numel() * parts
+        measured = dict(
+            step=step + 1, tokens=(step + 1) * n, epoch=(step + 1) * n / epoch_tokens,
+            train_loss=nats, lr=lr, grad_norm=grad_norm, tokens_per_second=n / seconds,
+            seconds=seconds + (history[-1]["seconds"] if history else 0))
+        evaluated = (step + 1) % c.eval_every == 0 or step + 1 == c.steps
+        if evaluated:
             measured |= evaluate(model)
-        if RANK == 0:
-            metrics.write(json.dumps(measured) + "\n")
-            metrics.flush()
-            bar.update()
-            bar.set_postfix_str(f"loss {nats:.3f}, {new_tokens / took:,.0f} tokens/s")
-            if look or step == 0:
-                tqdm.write(table_row(measured))
-            weights = {"model": model.state_dict(), "step": step + 1}
-            if measured.get("val_loss", math.inf) < state["best"]:
-                state["best"] = measured["val_loss"]
-                write_whole(folder / "best.pt", lambda path: torch.save(weights, path))
-            if look or stopping or time.monotonic() - saved_at > 600:
-                content = weights | state | {"optimizers": [o.state_dict() for o in optimizers]}
-                write_whole(folder / "last.pt", lambda path: torch.save(content, path))
-                draw_curve(folder)
-                saved_at = time.monotonic()
+        history.append(measured)
+        print(json.dumps(measured), file=metrics, flush=True)
+        bar.update()
+        if RANK == 0 and (evaluated or step == 0):
+            tqdm.write(table_row(measured))
+        content = {"model": model.state_dict(), "step": step + 1}
+        if RANK == 0 and evaluated and measured["val_loss"] == lowest(history):
+            write_whole(folder / "best.pt", lambda path: torch.save(content, path))
+        if RANK == 0 and (evaluated or stopping or time.monotonic() - saved_at > 600):
+            content |= {"optimizers": [o.state_dict() for o in optimizers], "history": history}
+            write_whole(folder / "last.pt", lambda path: torch.save(content, path))
+            draw_curve(folder, history)
+            saved_at = time.monotonic()
         if stopping:
             break
     bar.close()
-    return state["step"]
+    return history
 
 
-# ------------------------------------------------------------------------------------------
-# What a run has measured: metrics.jsonl, a line for each step, and its picture.
+# ---- What a run has measured.
+
+
+def lowest(history):
+    return min((m["val_loss"] for m in history if "val_loss" in m), default=math.inf)
 
 
 def table_row(m):
@@ -243,40 +229,18 @@ def table_row(m):
             f"{val:21}{m['lr']:10.1e}{m['tokens_per_second']:10,.0f}{m['seconds']:9.1f}")
 
 
-def read_metrics(folder):
-    """The lines of metrics.jsonl, one dict a step; a line that a crash cut short is left out."""
-    path, measured = Path(folder) / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            measured.append(json.loads(line))
-    return measured
-
-
-def open_metrics(folder, step):
-    """metrics.jsonl, to write on. What came after step is forgotten: it will be measured again."""
-    path = folder / "metrics.jsonl"
-    kept = "".join(json.dumps(m) + "\n" for m in read_metrics(folder) if m["step"] <= step)
-    if RANK == 0:
-        write_whole(path, lambda aside: aside.write_text(kept, encoding="utf-8"))
-        return open(path, "a", encoding="utf-8")
-
-
-def draw_curve(folder):
+def draw_curve(folder, history):
     """The loss of each step's batch, pale, and that of the validation split, into loss.png."""
     import matplotlib
     matplotlib.use("Agg")       # draw into files; no window needed
     from matplotlib import pyplot
 
-    measured = read_metrics(folder)
-    val = [m for m in measured if "val_loss" in m]
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for key, lines, style in (("train_loss", measured, dict(alpha=0.4, linewidth=0.8)),
-                              ("val_loss", val, dict(marker="o", linewidth=2))):
-        axes.plot([m["step"] for m in lines], [m[key] for m in lines], **style,
-                  label={"train_loss": "training batches", "val_loss": "validation split"}[key])
-    for m in val[-1:]:
-        axes.annotate(f"{m['val_loss']:.3f}", (m["step"], m["val_loss"]), xytext=(0, 10),
-                      textcoords="offset points", ha="center", weight="bold")
+    for key, label, style in (("train_loss", "training batches", dict(alpha=0.4, linewidth=0.8)),
+                              ("val_loss", "validation split", dict(marker="o", linewidth=2))):
+        points = [(m["step"], m[key]) for m in history if key in m]
+        if points:
+            axes.plot(*zip(*points), **style, label=f"{label}: {points[-1][1]:.3f}")
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -284,51 +248,39 @@ def draw_curve(folder):
     pyplot.close(figure)
 
 
-# ------------------------------------------------------------------------------------------
-# The experiment: its settings, and its run.
+# ---- The experiment: its settings, and its run.
 
 
-def read_options():
-    parser = Parser(description="Train a GPT; show its loss falling, draw it, and let it write.")
-    parser.add_argument("--preset", choices=PRESETS, default="nano",
-                        help="settings to start from: nano, minutes on two CPU cores; baseline, "
-                             "the same size as it was trained in 2019; baby, 10M parameters, "
-                             "minutes on a GPU; gpt2, 124M (default: nano)")
-    parser.add_argument("--arch", choices=ARCHS, help="the model's switches: gpt2, as in 2019; "
-                        "llama, 2023; modern (default: modern)")
-    parser.add_argument("--name", help="name of the run (default: the preset's)")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on with the run --name, or the newest; only --steps may change")
-    parser.add_argument("--init", metavar="RUN", help="start from the weights of another run")
-    parser.add_argument("--data", metavar="DIR", help="a folder that data.py has prepared")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    data.add_flags(parser, DataConfig, TrainConfig, GPTConfig, first=(
-        "source", "tokenizer", "steps", "batch_size", "learning_rate", "n_layer", "n_embd"))
-    return parser.parse_args()
+@dataclass
+class Options:
+    """What to train, and where. A trailing comment is the flag's --help."""
+    preset: Literal["nano", "baseline", "baby", "gpt2"] = "nano"    # settings to start from: see train.py
+    arch: Literal["", "gpt2", "llama", "modern"] = ""   # the model of 2019, of 2023, of today
+    name: str = ""          # name of the run, instead of its preset's
+    resume: bool = False    # go on with the run --name, or the newest; only --steps may change
+    init: str = ""          # a run whose weights to start from
+    data: str = ""          # a folder that data.py has prepared, instead of --source
+    device: str = "auto"    # auto, cpu, cuda or mps
 
 
-def start_run(options):
+def start_run(options, given):
     """The folder and config of a new run, from preset, arch and flags, the later the stronger."""
-    settings = ARCHS[options.arch or PRESETS[options.preset].get("arch", "modern")]
-    settings = settings | PRESETS[options.preset]
+    recipe = PRESETS[options.preset]
+    settings = ARCHS[options.arch or recipe.get("arch", "modern")] | recipe
     if options.init:        # weights bring their shape and their tokenizer with them
         init = find_run(options.init)
         settings |= read_config(init)["model"] | {"tokenizer": str(init / "tokenizer.json")}
-    settings = {**settings, "vocab_size": 0, **vars(options)}
-    c = TrainConfig(**chosen(settings, TrainConfig))
+    settings = {**settings, "vocab_size": 0, **given}
+    c = checked(TrainConfig, settings)
     if c.batch_size % (c.accumulate * WORLD):
         raise ValueError(f"--batch-size {c.batch_size} must be a multiple of "
                          f"{c.accumulate * WORLD}, ranks times --accumulate")
-    corpus = data.load_corpus(
-        options.data or data.prepare(DataConfig(**chosen(settings, DataConfig))))
-    settings["vocab_size"] = corpus.tokenizer.vocab_size
-    model = GPTConfig(**chosen(settings, GPTConfig))
+    corpus = data.load_corpus(options.data or data.prepare(checked(DataConfig, settings)))
+    model = checked(GPTConfig, settings | {"vocab_size": corpus.tokenizer.vocab_size})
     if min(len(corpus.train), len(corpus.val)) <= model.context_length:
         raise ValueError(f"{corpus.folder} has {len(corpus.train):,} tokens to learn from, "
                          f"{len(corpus.val):,} held out; both must be more than --context-length "
                          f"{model.context_length}")
-    config = {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(c),
-              "corpus": {"folder": str(corpus.folder), "fingerprint": corpus.meta["fingerprint"]}}
     folder, number = RUNS / (options.name or options.preset), 2
     while folder.exists() and not options.name:
         folder, number = RUNS / f"{options.preset}-{number}", number + 1
@@ -337,41 +289,46 @@ def start_run(options):
                          "goes on with a run, another --name starts a new one")
     folder.mkdir(parents=True)
     corpus.tokenizer.save(folder / "tokenizer.json")
-    return folder, config
+    return folder, {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(c),
+                    "corpus": {"folder": str(corpus.folder)}}
 
 
-def resume_run(options):
+def resume_run(options, given):
     """The folder and config of a run that goes on. All is as it was, but for --steps."""
-    given = {name for name, value in vars(options).items() if value}
-    for name in given - {"resume", "name", "steps", "preset", "device"}:
+    for name in given.keys() - {"resume", "name", "steps", "device"}:
         raise ValueError(f"--resume takes --{name.replace('_', '-')} from the run: leave it out")
     folder = find_run(options.name)
     config = read_config(folder)
-    config["train"] |= chosen(vars(options), TrainConfig)
+    config["train"]["steps"] = given.get("steps", config["train"]["steps"])
     return folder, config
 
 
 def main():
-    options = read_options()
-    with clear_errors():
-        device, run = pick_device(options.device), [None]
+    parser = Parser("Train a GPT; show its loss falling, draw it, and let the model write.")
+    data.add_flags(parser, Options, DataConfig, TrainConfig, GPTConfig, first=(
+        *Options.__annotations__, "source", "tokenizer", "steps", "learning_rate", "n_layer"))
+    given = vars(parser.parse_args())
+    others_errors = (RuntimeError,) * (RANK > 0)        # where rank 0 has gone, it has said why
+    with clear_errors((ValueError, OSError, *others_errors)):
+        options = checked(Options, given)
+        device = pick_device(options.device)
         if WORLD > 1:
             if device == "cuda":
                 device = f"cuda:{os.environ['LOCAL_RANK']}"
                 torch.cuda.set_device(device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if "cuda" in device else "gloo")
-        try:        # rank 0 prepares the run; if it cannot, the others hear None, and end too
-            if RANK == 0:
-                run = [(resume_run if options.resume else start_run)(options)]
-                config = json.dumps(run[0][1], indent=1)
-                write_whole(run[0][0] / "config.json", lambda path: path.write_text(config))
-        finally:
-            if WORLD > 1:
-                dist.broadcast_object_list(run, device=torch.device("cpu"))
-        folder, config = run[0] or sys.exit(2)
-        corpus, c = data.reopen(config), build_config(TrainConfig, folder, "train")
+        run = [None]
+        if RANK == 0:
+            run = [(resume_run if options.resume else start_run)(options, given)]
+            config = json.dumps(run[0][1], indent=1)
+            write_whole(run[0][0] / "config.json", lambda path: path.write_text(config))
+        if WORLD > 1:
+            dist.broadcast_object_list(run, device=torch.device("cpu"))
+        folder, config = run[0]
+        corpus, saved = data.load_corpus(config["corpus"]["folder"]), None
+        c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
-        model, saved = GPT(build_config(GPTConfig, folder, "model")), None
+        model = GPT(checked(GPTConfig, config["model"], strict=True))
         if options.resume:
             saved = load_weights(model, folder / "last.pt")
         elif options.init:
@@ -384,42 +341,33 @@ def main():
     if WORLD > 1:
         net = DistributedDataParallel(net, gradient_as_bucket_view=True)
     if RANK == 0:
-        print(f"corpus   {corpus.folder}: {len(corpus.train):,} tokens to learn from, "
-              f"{len(corpus.val):,} held out\n"
-              f"model    {sum(p.numel() for p in model.parameters()):,} parameters on {device}; a "
-              f"uniform guess among {V:,} tokens has a loss of {math.log(V):.3f}\n"
-              f"steps    {c.steps:,} of {B} x {T} = {B * T:,} tokens: "
-              f"{c.steps * B * T / len(corpus.train):.2f} epochs\nrun      {folder}\n")
-    with clear_errors((OSError, FloatingPointError)):
-        done = train(
-            net, lambda step, part, parts: data.batch(corpus.train, B, T, c.seed, step, part, parts),
+        n_train, n_parameters = len(corpus.train), sum(p.numel() for p in model.parameters())
+        print(f"run      {folder}, on {device}\n"
+              f"corpus   {corpus.folder}: {n_train:,} tokens to learn from, {len(corpus.val):,} held "
+              f"out\nsteps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n_train:.2f} epochs\n"
+              f"model    {n_parameters:,} parameters; a uniform guess among {V:,} tokens has a loss "
+              f"of {math.log(V):.3f}\n")
+    with clear_errors((OSError, FloatingPointError, *others_errors)):
+        history = train(
+            net, lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
             lambda net, ids, targets: ops.cross_entropy(net(ids), targets),
             lambda model: evaluate(model, corpus, c), folder, c, len(corpus.train), saved)
     if WORLD > 1:
         dist.barrier()
         dist.destroy_process_group()
-    if RANK == 0 and done < c.steps:
-        print(f"stopped after step {done:,}, and saved: --name {folder.name} --resume goes on")
+    if RANK == 0 and len(history) < c.steps:
+        print(f"stopped after step {len(history):,}: --name {folder.name} --resume goes on")
     elif RANK == 0:
-        with clear_errors():
-            show_result(folder, device)
+        print(f"\nThe lowest validation loss is {lowest(history):.3f} nats a token. That model "
+              "writes:\n")
+        write(*load_run(folder, device), SampleConfig(tokens=120), seed=1)
+        print(f"\nThe curve is in {folder / 'loss.png'}. Go on:\n"
+              f"    more text, less wild    python sample.py {folder.name} --temperature 0.5\n"
+              f"    how good is it?         python eval.py {folder.name}\n"
+              f"    change one thing        python train.py --n-layer 1 --name shallow")
     sys.stdout.flush()
-    code = 0 if done == c.steps else 130
+    code = 0 if len(history) == c.steps else 130
     os._exit(code) if WORLD > 1 else sys.exit(code)     # gloo's threads may keep Python from ending
-
-
-def show_result(folder, device):
-    val = [m for m in read_metrics(folder) if "val_loss" in m]
-    best = min(val, key=lambda m: m["val_loss"])
-    print(f"\nThe lowest validation loss is {best['val_loss']:.3f} nats a token, at step "
-          f"{best['step']:,}. That model writes:\n")
-    model, tokenizer = load_run(folder, device)
-    for text in stream(tokenizer, (i for i, in generate(model, [[tokenizer.eot]], 120, picker(1)))):
-        print(text, end="", flush=True)
-    print(f"\n\nThe curve is in {folder / 'loss.png'}. Go on:\n"
-          f"    more text, less wild    python sample.py {folder.name} --temperature 0.5\n"
-          f"    how good is it?         python eval.py {folder.name}\n"
-          f"    change one thing        python train.py --n-layer 1 --name shallow")
 
 
 if __name__ == "__main__":

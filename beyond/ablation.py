@@ -1,27 +1,24 @@
 """
 Ablation: from GPT-2's model to today's default, one change at a time, and what each is worth.
 
-The first run trains GPT-2's model as GPT-2 was trained. Each run after it changes one thing and
-keeps the changes before it (a cumulative ablation): same text, same steps, same seed, so that what
-a curve gains on the one before it is what that change gained. Prints a table, and draws all the
-curves in one picture.
+First comes GPT-2's model, trained as in 2019; each run after it makes one more change (a cumulative
+ablation). Text, steps and seed are the same, so that what its curve gains is what the change gains.
 
-    python -m beyond.ablation                                   # some two minutes a run, two cores
-    python -m beyond.ablation --steps 200 --source my.txt       # other flags go to train.py
+    python -m beyond.ablation                               # some two minutes a run on two cores
+    python -m beyond.ablation --steps 200 --source my.txt   # other flags go to train.py
 
-The runs are runs/ablation-00-gpt2 and so on. Stopped with Ctrl-C, the same command goes on: what
-is finished is kept. One seed is one throw of the dice: two runs closer than 0.01 nats may well
-change places with another --seed. And some changes were made for larger models, or for speed, and
-have little to show here.
+The runs are runs/ablation-00-gpt2 and so on; after Ctrl-C the same command goes on, and keeps what
+is finished. Runs closer than 0.01 nats may well change places with another --seed, and some changes
+were made for larger models, or for speed: they have little to show here.
 """
+import contextlib
 import subprocess
 import sys
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict
 
 import train
-from beyond.curves import draw_curves
-from data import DataConfig, add_flags, chosen
+from beyond.curves import draw_curves, read_metrics
+from data import DataConfig, add_flags, checked
 from model import ARCHS, GPTConfig
 from sample import RUNS, read_config
 from tokenizer import Parser, clear_errors
@@ -41,82 +38,70 @@ CHANGES = (     # its name, why, and the flags that make it
     ("schedule", "higher, and in a line down to zero",
      "--learning-rate 5e-3 --decay linear --warmup-steps 20"),
 )
-TAKEN = {flag.replace("--no-", "--") for _, _, change in CHANGES for flag in change.split()} | {
-    "--name", "--resume", "--preset", "--init", "--data"}
 
 
 def settings(flags):
     """What train.py starts a run with, given these flags: every setting, by name."""
-    parser = Parser("")
+    parser = Parser(description="")
     parser.add_argument("--arch", choices=ARCHS)
-    add_flags(parser, DataConfig)
-    add_flags(parser, train.TrainConfig)
-    add_flags(parser, GPTConfig, [f.name for f in fields(GPTConfig) if f.name != "vocab_size"])
-    given, _ = parser.parse_known_args(flags)
-    data, c = DataConfig(**chosen(given, DataConfig)), train.TrainConfig(
-        **chosen(given, train.TrainConfig))
-    shape = GPTConfig(**ARCHS[given.arch] | chosen(given, GPTConfig) | {"vocab_size": 1})
-    return asdict(shape) | asdict(c) | asdict(data)     # vocab_size is the tokenizer's, asked for
+    add_flags(parser, DataConfig, train.TrainConfig, GPTConfig)
+    given = vars(parser.parse_args(flags))
+    return {name: value for part in (GPTConfig, train.TrainConfig, DataConfig)
+            for name, value in asdict(checked(part, ARCHS[given["arch"]] | given)).items()}
 
 
-def same(folder, flags):
-    """Is this run one with these flags? Raises ValueError if not; else, has it done all its steps?"""
+def is_done(folder, flags):
+    """Has this run, started with these flags, taken all its steps? ValueError: with others."""
     config, wanted = read_config(folder), settings(flags)
-    found = config["model"] | config["train"] | asdict(DataConfig(**config["data"]))
-    differs = [name for name in wanted if found[name] != wanted[name]]
-    if differs:
-        raise ValueError(f"{folder} was trained with {differs[0]} {found[differs[0]]}, not "
-                         f"{wanted[differs[0]]}: give the flags it was started with, or delete it")
-    return [m["step"] for m in train.read_metrics(folder)][-1:] == [wanted["steps"]]
+    found = config["model"] | config["train"] | asdict(checked(DataConfig, config["data"]))
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise ValueError(f"{folder} was trained with {name} {found.get(name)}, not {value}: "
+                             "give that ablation's flags, or delete its runs to start another")
+    return [m["step"] for m in read_metrics(folder)][-1:] == [wanted["steps"]]
 
 
-def run_all(extra):
+def run_all(extra, device):
     """Train every model: a finished one is left alone, a stopped one goes on. Returns the runs."""
-    flags, folders = [], []
-    for i, (name, _, change) in enumerate(CHANGES):
+    flags, folders = [], [RUNS / f"ablation-{i:02}-{c[0]}" for i, c in enumerate(CHANGES)]
+    for folder, (_, _, change) in zip(folders, CHANGES):
         flags += change.split()             # of a flag given twice, the later counts
-        folder = RUNS / f"ablation-{i:02}-{name}"
-        folders.append(folder)
-        how = [*flags, *extra]
-        if folder.exists():
-            if same(folder, how):
-                continue
-            how = ["--resume"]
-        print(f"\n--- {i} of {len(CHANGES) - 1}: {name}", flush=True)
-        child = subprocess.Popen([sys.executable, train.__file__, "--name", folder.name, *how])
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:           # train.py has heard it too, and saves
-            code = child.wait()
-        if code:
-            sys.exit(code)                  # train.py has said why
+        if folder.exists() and is_done(folder, [*flags, *extra]):
+            continue
+        how = ["--resume"] if folder.exists() else [*flags, *extra]
+        print(f"\n--- {folder.name}", flush=True)
+        child = subprocess.Popen([sys.executable, train.__file__, "--name", folder.name,
+                                  "--device", device, *how])
+        with contextlib.suppress(KeyboardInterrupt):    # train.py has heard it too, and saves
+            child.wait()
+        if child.wait():
+            sys.exit(child.returncode)      # train.py has said why
     return folders
 
 
 def table(folders):
     """One row a run: its last validation loss, and what that gained on the run before."""
-    rows, before = ["| run | what changes | loss | by |", "|---|---|---:|---:|"], None
-    for folder, (name, why, _) in zip(folders, CHANGES):
-        loss = train.read_metrics(folder)[-1]["val_loss"]
-        gain = "" if before is None else f"{loss - before:+.3f}"
-        rows.append(f"| {name} | {why} | {loss:.3f} | {gain} |")
-        before = loss
-    return "\n".join(rows)
+    losses = [read_metrics(folder)[-1]["val_loss"] for folder in folders]
+    gains = ["", *(f"{loss - before:+.3f}" for before, loss in zip(losses, losses[1:]))]
+    return "\n".join(["| run | what changes | loss | by |", "|---|---|---:|---:|", *(
+        f"| {name} | {why} | {loss:.3f} | {gain} |"
+        for (name, why, _), loss, gain in zip(CHANGES, losses, gains))])
 
 
 def main():
-    parser = Parser("Train GPT-2's model, then change one thing at a time, and print what each "
-                    "is worth. Other flags (--steps, --source, --seed ...) go to train.py.")
-    parser.add_argument("--out", metavar="FILE", default="ablation.png",
-                        help="where the picture goes (default: ablation.png)")
+    parser = Parser(description="From GPT-2 to the default, step by step. Other flags: train.py's.")
+    parser.add_argument("--out", metavar="FILE", default="ablation.png", help="the picture")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options, extra = parser.parse_known_args()
+    ours = {"--name", "--resume", "--preset", "--init", "--data", *" ".join(
+        change for _, _, change in CHANGES).replace("--no-", "--").split()}
     with clear_errors():
-        taken = TAKEN & {flag.split("=")[0].replace("--no-", "--") for flag in extra}
-        if taken:
-            raise ValueError(f"{taken.pop()} is for the ablation to say: leave it out")
-        folders = run_all(extra)
-        draw_curves([train.read_metrics(folder) for folder in folders],
-                    [folder.name for folder in folders], Path(options.out))
+        for flag in (word.split("=")[0] for word in extra if word.startswith("--")):
+            if flag.replace("--no-", "--") in ours:
+                raise ValueError(f"{flag} is for the ablation to say: leave it out")
+        folders = run_all(extra, options.device)
+        draw_curves([read_metrics(folder) for folder in folders],
+                    [folder.name for folder in folders], options.out)
     print(f"\nvalidation loss in nats per token\n\n{table(folders)}\n\ndrew {options.out}")
 
 

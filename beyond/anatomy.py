@@ -7,78 +7,66 @@ Whether a model fits a machine can be worked out on paper, before a weight is dr
     FLOPs         multiplications and additions for each token learned from
     activations   what the forward pass has to keep until the backward pass has used it
 
-    python -m beyond.anatomy --preset gpt2 --arch gpt2          # GPT-2, shape by shape
-    python -m beyond.anatomy --arch llama --n-kv-head 1         # any flag of GPTConfig
+    python -m beyond.anatomy --preset gpt2 --arch gpt2          # GPT-2; any flag of train.py
     python -m beyond.anatomy --attention nano "To be, or not"   # who attends to whom, drawn
-    python -m beyond.anatomy --utilisation nano H100            # how busy a run kept its GPU
+    python -m beyond.anatomy --utilisation nano --gpu H100      # how busy a run kept its GPU
 
-Papers: Scaling Laws for Neural Language Models (Kaplan et al., 2020), for counting FLOPs; Reducing
-Activation Recomputation in Large Transformer Models (Korthikanti et al., 2022); PaLM (Chowdhery et
-al., 2022), for the utilisation.
+Paper: Scaling Laws for Neural Language Models (Kaplan et al., 2020), for counting FLOPs.
 """
-import contextlib
-import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 from matplotlib.figure import Figure
 
-from data import add_flags, chosen
-from model import ARCHS, KERNELS, GPT, GPTConfig, attention
+from beyond.curves import read_metrics
+from data import DataConfig, add_flags, checked
+from model import ARCHS, GPT, GPTConfig, attention
 from sample import find_run, load_run, read_config
 from tokenizer import Parser, clear_errors, visible, write_whole
-from train import PRESETS, read_metrics
+from train import PRESETS, TrainConfig
 
-# ------------------------------------------------------------------------------------------
-# The formulas. tests/beyond/test_anatomy.py holds each against the real thing.
+# ------------ The formulas. tests/beyond/test_anatomy.py holds each against the real thing.
 
 
 def block_matrices(c):
-    """How many weights lie in the matrices of one block."""
-    C, gate = c.n_embd, c.mlp == "swiglu"
-    attention = C * (c.n_head + 2 * c.n_kv_head) * c.head_size + C * C      # W_qkv and W_out
-    return attention + (2 + gate) * C * c.mlp_width                         # W_up and W_down
+    """How many weights lie in the matrices of one block: W_qkv and W_out, W_up and W_down."""
+    qkv, matrices = (c.n_head + 2 * c.n_kv_head) * c.head_size, 3 if c.mlp == "swiglu" else 2
+    return c.n_embd * (qkv + c.n_embd + matrices * c.mlp_width)
 
 
 def parameters(c):
-    """How many numbers are learned, by what they are for.
-
-    A matrix multiplies every token's vector. Of a table, a token takes a row: it costs no time.
-    """
-    C, gate = c.n_embd, c.mlp == "swiglu"
+    """How many numbers are learned. Matrices multiply; of a table, a token only takes a row."""
+    C, gate, qkv = c.n_embd, c.mlp == "swiglu", (c.n_head + 2 * c.n_kv_head) * c.head_size
     gains = (2 * c.n_layer + 1) * C * (1 + (c.bias and c.norm == "layernorm"))
-    biases = (c.n_head + 2 * c.n_kv_head) * c.head_size + C + (1 + gate) * c.mlp_width + C
+    biases = c.bias * c.n_layer * (qkv + C + (1 + gate) * c.mlp_width + C)
     return {"matrices of the blocks": c.n_layer * block_matrices(c),
             "matrix of the logits": C * c.vocab_size,
             "token table": C * c.vocab_size * (not c.tie_embeddings),   # tied: the matrix above
             "position table": C * c.context_length * (c.position == "learned"),
             "n-gram tables": C * c.ngram_rows * (c.ngram - 1),
-            "gains and biases": gains + c.bias * c.n_layer * biases}
+            "gains and biases": gains + biases}
 
 
 def flops_per_token(c, T):
     """Multiplications and additions to learn from one token, in a text of T.
 
     Each weight of a matrix multiplies once and adds once; so does each of a position's C numbers
-    for each of the T positions (masked or not, as is the custom), in q k^T and in weights @ v.
-    Backward does twice that: for the gradient of what came in, and for that of the weights.
+    for each of T positions (masked or not, as is the custom), in q k^T and in weights @ v. Backward
+    does twice that: for the gradient of what came in, and for that of the weights.
     """
     forward = 2 * (c.n_layer * block_matrices(c) + c.n_embd * c.vocab_size)
     return 3 * (forward + c.n_layer * 4 * T * c.n_embd)
 
 
-PEAK = {    # NVIDIA's figures: FLOPs a second in bfloat16, without sparsity
-    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
-    "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+PEAK = {"H200": 989e12, "H100": 989e12, "H100 PCIe": 756e12, "A100": 312e12, "L40S": 362e12,
+        "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12}     # NVIDIA's figures
 
 
 def peak_flops(gpu, dtype):
-    """FLOPs a second that a GPU, whose name may say more ("NVIDIA H100 80GB"), does at best."""
-    found = next((peak for card, peak in PEAK.items() if card.lower() in gpu.lower()), None)
-    if found is None:
-        raise ValueError(f"the peak of {gpu!r} is not known; choose {', '.join(PEAK)}")
-    return found if dtype != "float32" else found / 2               # TF32 is half as fast
+    """FLOPs a second that a GPU does at best in bfloat16; in float32, as TF32, half as many."""
+    return PEAK[gpu] / (2 if dtype == "float32" else 1)
 
 
 def utilisation(folder, gpu):
@@ -92,9 +80,8 @@ def utilisation(folder, gpu):
 def activations(c, B, T):
     """Numbers kept for the backward pass of B texts of T tokens: fused kernels, no dropout.
 
-    In each block: both norms, q, k and v (q and k once more if turned or normalised), what the
-    heads gathered, and both sides of the MLP's activation function. With activation checkpointing,
-    what came in, and for a moment all of it of the block that backward has come to.
+    In a block: what its norms read and return, q, k, v (q and k twice if turned or normalised),
+    what the heads gathered, both sides of the activation function; if checkpointed, what came in.
     """
     C, qk = c.n_embd, (c.n_head + c.n_kv_head) * c.head_size
     norm = 2 * C + C * (c.norm == "rmsnorm")                # what comes in, and what goes out
@@ -105,80 +92,68 @@ def activations(c, B, T):
 
 
 def memory(c, B, T, optimizer):
-    """Bytes to train it, four for each number. AdamW keeps two means of each number's gradient;
-
-    Muon keeps one, but it is for the blocks' matrices only.
-    """
+    """Bytes to train it, four a number. Of each gradient AdamW keeps two means, Muon one."""
     n = sum(parameters(c).values())
     states = 2 * n - (optimizer == "muon") * c.n_layer * block_matrices(c)
     return {"weights": 4 * n, "gradients": 4 * n, f"states of {optimizer}": 4 * states,
             "activations": 4 * activations(c, B, T)}
 
 
-# ------------------------------------------------------------------------------------------
-# Watching a model at work.
-
-
-@contextlib.contextmanager
-def watch(c, seen):
-    """While this is open, seen(name, inputs, result) hears of each operation of c's models."""
-    ops, originals = vars(KERNELS[c.kernels]), dict(vars(KERNELS[c.kernels]))
-    for name in originals:
-        def operation(*inputs, name=name):
-            result = originals[name](*inputs)
-            seen(name, inputs, result)
-            return result
-        ops[name] = operation
-    try:
-        yield
-    finally:
-        ops.update(originals)
+# ------------ Watching a model at work.
 
 
 @torch.no_grad()
+def operations(model, ids):
+    """Let the model read ids; return what it did, a list of (name, inputs, result)."""
+    c, ops, done = model.config, model.config.ops, []
+
+    def watched(name, original):
+        def operation(*inputs):
+            done.append((name, inputs, original(*inputs)))
+            return done[-1][2]
+        return operation
+
+    c.ops = SimpleNamespace(**{name: watched(name, f) for name, f in vars(ops).items()})
+    try:
+        model(ids)
+    finally:
+        c.ops = ops
+    return done
+
+
 def attention_maps(model, ids):
-    """How much each position attends to each other, in every head, for ids (T,)."""
-    maps = []
-
-    def seen(name, inputs, result):
-        if name == "attention":
-            q, k = inputs[:2]                               # (1, H, T, D), (1, G, T, D)
-            v = torch.eye(len(ids)).expand(*k.shape[:-1], -1)       # (1, G, T, T)
-            maps.append(attention(q, k, v)[0])              # (H, T, T): weights @ 1
-
-    with watch(model.config, seen):
-        model(ids[None])
-    return torch.stack(maps)                                # (n_layer, H, T, T)
+    """How much each position of ids (T,) attends to each other, in every head of every layer."""
+    one = torch.eye(len(ids))       # where this matrix stands for the values, the weights come out
+    return torch.stack([attention(q, k, one.expand(*k.shape[:-1], -1))[0]
+                        for q, k in (inputs[:2] for name, inputs, _ in operations(model, ids[None])
+                                     if name == "attention")])      # (n_layer, H, T, T)
 
 
-def draw_attention(maps, labels, path):
+def draw_attention(maps, tokens, path):
     """A square for each head, a row of them for each layer: row t shows whom t attends to."""
     n_layer, H, T, _ = maps.shape
     size = min(max(2.0, 0.16 * T), 60 / max(H, n_layer))            # inches for a square
+    labels = [visible(t).replace(" ", "\N{OPEN BOX}").replace("$", r"\$") for t in tokens]
     figure = Figure(figsize=(size * H, size * n_layer), layout="constrained")
     for i, at in enumerate(figure.subplots(n_layer, H, squeeze=False).flat):
-        at.imshow(maps[i // H, i % H], cmap="magma_r", vmin=0, vmax=1)
+        at.imshow(maps[i // H, i % H].numpy(), cmap="magma_r", vmin=0, vmax=1)
         at.set_title(f"layer {i // H + 1}, head {i % H + 1}", fontsize=9)
-        for set_ticks, turned in ((at.set_xticks, 90), (at.set_yticks, 0)):
-            set_ticks(range(T), labels, fontsize=min(7, 60 * size / T), rotation=turned)
+        at.set_xticks(range(T), labels, fontsize=min(7, 60 * size / T), rotation=90)
+        at.set_yticks(range(T), labels, fontsize=min(7, 60 * size / T))
     write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
 
 
 def show_shapes(c, B, T):
     """Print the shape of each operation's result as one batch flows through one block."""
     with torch.device("meta"):      # tensors with a shape and no numbers: nothing is computed
-        model, ids = GPT(replace(c, n_layer=1)), torch.zeros(B, T, dtype=torch.long)
-
-    def seen(name, inputs, result):
-        if name != "dropout":
-            held = [(n, p) for n, p in model.named_parameters()     # .T of a matrix is its view
-                    if any(x is p or getattr(x, "_base", None) is p for x in inputs)]
-            print(f"{name:12}{' + '.join(n for n, _ in held):36}{str(tuple(result.shape)):20}"
-                  f"{sum(p.numel() for _, p in held):12,}")
-
-    print(f"{'operation':12}{'with':36}{'shape of its result':20}{'parameters':>12}")
-    with watch(c, seen):
-        model(ids)
+        model = GPT(replace(c, n_layer=1))
+        done = operations(model, torch.zeros(B, T, dtype=torch.long))
+    print(f"{'operation':12}{'with':24}{'shape of its result':20}{'parameters':>12}")
+    for name, inputs, result in (row for row in done if row[0] != "dropout" or c.dropout):
+        held = {n: p.numel() for n, p in model.named_parameters()       # .T of a matrix is its view
+                if any(x is p or getattr(x, "_base", None) is p for x in inputs)}
+        print(f"{name:12}{' + '.join(held).replace('blocks.0.', ''):24}"
+              f"{str(tuple(result.shape)):20}{sum(held.values()):12,}")
 
 
 def show_costs(c, B, T, optimizer):
@@ -191,34 +166,34 @@ def show_costs(c, B, T, optimizer):
           f"{flops:16,}  FLOPs for each token, {flops * B * T / 1e9:,.1f} billion for a step")
     for name, size in [*sizes.items(), ("in all, at four bytes a number", sum(sizes.values()))]:
         print(f"{size / 2 ** 20:12,.1f} MiB  {name}")
-    print("\nbefore it has learned anything, its loss is about that of a uniform guess: "
-          f"ln({c.vocab_size}) = {math.log(c.vocab_size):.3f} nats a token")
 
 
 def main():
-    parser = Parser(description="Take a GPT apart: its shapes, its parameters, its costs. The other "
-                                "flags are train.py's.")
+    parser = Parser(description="Take a GPT apart: its shapes, its parameters, its costs.")
     parser.add_argument("--preset", choices=PRESETS, default="nano", help="(default: nano)")
     parser.add_argument("--arch", choices=ARCHS, help="(default: the preset's)")
-    parser.add_argument("--attention", nargs=2, metavar=("RUN", "TEXT"),
-                        help="draw whom the heads of a trained model attend to: attention.png")
-    parser.add_argument("--utilisation", nargs=2, metavar=("RUN", "GPU"),
-                        help=f"how busy a run kept its one GPU: {', '.join(PEAK)}")
+    parser.add_argument("--attention", nargs=2, metavar=("RUN", "TEXT"), help="draw attention.png")
+    parser.add_argument("--utilisation", metavar="RUN", help="how busy a run kept its one --gpu")
+    parser.add_argument("--gpu", choices=PEAK, default="H100", help="(default: H100)")
     add_flags(parser, DataConfig, TrainConfig, GPTConfig)
-    options = parser.parse_args()
+    o = parser.parse_args()
     with clear_errors():
-        if options.attention:
-            return show_attention(*options.attention)
-        if options.utilisation:
-            run, gpu = options.utilisation
-            return print(f"{utilisation(find_run(run), gpu):.1%} of what one {gpu} does at best")
-        recipe = PRESETS[options.preset]
-        settings = ARCHS[options.arch or recipe.get("arch", "modern")] | recipe | vars(options)
-        gpt2 = settings.get("tokenizer") == "gpt2"
-        settings["vocab_size"] = settings.get("vocab_size") or (50_257 if gpt2 else 1024)
-        c, t = GPTConfig(**chosen(settings, GPTConfig)), TrainConfig(**chosen(settings, TrainConfig))
-    show_shapes(c, t.batch_size // t.accumulate, c.context_length)
-    show_costs(c, t)
+        if o.utilisation:
+            return print(f"{utilisation(find_run(o.utilisation), o.gpu):.1%} of an {o.gpu}'s peak")
+        if o.attention:
+            model, tokenizer = load_run(find_run(o.attention[0]))
+            ids = tokenizer.encode(o.attention[1])
+            if not ids:
+                raise ValueError("there is no text to draw")
+            maps = attention_maps(model, torch.tensor(ids))
+            draw_attention(maps, [tokenizer.vocab[i] for i in ids], "attention.png")
+            return print("drew attention.png: a row for each position, dark where it attends most")
+        recipe = PRESETS[o.preset]
+        s = ARCHS[o.arch or recipe.get("arch", "modern")] | recipe | vars(o)
+        s["vocab_size"] = s.get("vocab_size") or (50_257 if s.get("tokenizer") == "gpt2" else 1024)
+        c, t = checked(GPTConfig, s), checked(TrainConfig, s)
+    show_shapes(c, t.batch_size, c.context_length)
+    show_costs(c, t.batch_size // t.accumulate, c.context_length, t.optimizer)
 
 
 if __name__ == "__main__":

@@ -160,9 +160,9 @@ def loss_by_position(nats, T):
     edges = np.unique(np.geomspace(1, T + 1, 24).round().astype(int)) - 1
     grouped = np.add.reduceat(windows, edges[:-1], axis=1) / np.diff(edges)     # (windows, groups)
     blocks = np.array_split(grouped, min(100, len(windows)))            # neighbours are alike
-    spread = np.std([block.mean(axis=0) for block in blocks], axis=0) / math.sqrt(len(blocks))
-    error = 1.96 * spread if len(blocks) >= 20 else 0 * spread
-    return (edges[:-1] + edges[1:] + 1) / 2, grouped.mean(axis=0), error
+    spread = np.std([b.mean(axis=0) for b in blocks], axis=0) / max(1, len(blocks) - 1) ** 0.5
+    half = 1.96 * spread if len(blocks) >= 20 else 0 * spread
+    return (edges[:-1] + edges[1:] + 1) / 2, grouped.mean(axis=0), half
 
 
 def draw(rows, path):
@@ -219,8 +219,8 @@ def main():
     for a in answers[1:]:
         if d := a["difference"]:
             low, high = d["interval"] or (-math.inf, math.inf)
-            print(f"{a['run']} needs more bits per byte than {d['than']}: {d['bits_per_byte']:+.4f}   "
-                  f"{low:+.4f} to {high:+.4f}{', could be chance' * (low <= 0 <= high)}")
+            print(f"{a['run']} needs {d['bits_per_byte']:+.4f} bits per byte more than {d['than']} "
+                  f"({low:+.4f} to {high:+.4f}{': could be chance' * (low <= 0 <= high)})")
         else:
             print(f"{a['run']} was measured on another text than {rows[0].answer['run']}")
     print(f"drew {path}")

@@ -31,33 +31,32 @@ from functools import partial
 import regex
 
 from beyond.ingest import ReadConfig, add_source_flags, documents, save
-from data import add_flags, chosen
+from data import add_flags, checked
 from tokenizer import Parser, clear_errors
 
-# ------------------------------------------------------------------------------------------
-# A rule takes a text and returns (the text without what it looks for, how often that was, an
+# ---- A rule takes a text and returns (the text without what it looks for, how often that was, an
 # example). Nearly all of them look for a pattern and put something in its place.
 
 
 def substitute(pattern, replacement, text):
     """Replace every match; replacement is a string, or a function of a match that may keep it."""
-    struck = []
+    count, first = 0, None
 
     def replace(match):
+        nonlocal count, first
         new = replacement(match) if callable(replacement) else replacement
         if new != match[0]:
-            struck.append(match.span())
+            count, first = count + 1, first or match.span()
         return new
 
     after = pattern.sub(replace, text)
-    if not struck:
+    if not count:
         return text, 0, None
-    start, stop = struck[0]             # an example is shown with a little of what stands around it
-    return after, len(struck), text[max(0, start - 15):min(stop, start + 40) + 15]
+    start, stop = first                 # an example is shown with a little of what stands around it
+    return after, count, text[max(0, start - 15):min(stop, start + 40) + 15]
 
 
-# ------------------------------------------------------------------------------------------
-# Clean.
+# ---- Clean.
 
 # The bytes of UTF-8, read as if each were a character of Windows or Latin-1: é has become Ã©.
 HIGH = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹Œ\u017d‘’“”•–—˜™š›œ\u017eŸ]"
@@ -131,8 +130,7 @@ def nfc(text):
     return new, len(changed), changed[0][:40] if changed else None
 
 
-# ------------------------------------------------------------------------------------------
-# Redact. What looks like private data becomes a placeholder. A pattern finds candidates; where
+# ---- Redact. What looks like private data becomes a placeholder. A pattern finds candidates; where
 # there is a checksum, it decides. Patterns look at a bounded stretch of text, since those that do
 # not can take a day over a megabyte without spaces. They are careful rather than greedy: a date,
 # an ISBN, a price or a version number must stay. So look at the result before you rely on it.
@@ -192,7 +190,7 @@ def is_iban(iban):
         str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
 
 
-def checked(is_valid, placeholder):
+def if_valid(is_valid, placeholder):
     """For substitute: as much of a match, up to a space or hyphen or its end, as is valid."""
     def replace(match):
         for end in sorted({m.start() for m in re.finditer("[ -]|$", match[0])}, reverse=True):
@@ -236,7 +234,7 @@ def is_ip(address):
 PHONE = regex.compile(r"""(?<![\w+/=$€£-]|\d[.,:\ ])(?:
       \+\d{1,3}(?:[ ./-]?(?:\d{1,5}|\(\d{1,5}\))){2,6}                    # +44 20 7946 0958
     | (?:1[ .-])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d([.-]))\d{3}(?(1)\1|[ .-])\d{4}   # (555) 123-4567
-    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d|\d\d(?:[ ]\d\d){5})    # 030 1234567; no date, no list
+    | (?!\(?(?:\d\d?[./-]\d\d?|\d{4}-\d\d)[./-]\d|\d\d(?:[ ]\d\d){5})  # 030 1234567; no date, list
       (?:0\d{1,4}|\(0\d{1,4}\))(?:[ /-]\d{2,8}){1,5}
     | (?<=\b(?i:tel|telefon|téléphone|phone|fax|mobile|cell|call)[.:]?\ {0,2})\d{7,15}
     )(?![\w-]|[.,/:]\d)""", regex.VERBOSE)
@@ -249,16 +247,15 @@ def phone(match):
         match[0][0] != "0" or n >= 9) else match[0]
 
 
-# ------------------------------------------------------------------------------------------
-# All rules, in the order they are applied: each sees what those before it have left. What a wrong
-# encoding made of a letter may hold \x85, which is a line end to the next rule; a key may hold what
-# looks like an address.
+# ---- All rules, in the order they are applied: each sees what those before it have left. What a
+# wrong encoding made of a letter may hold \x85, a line end to the next rule; a key may hold
+# what looks like an address.
 
 PRIVATE = {"key": keys,
            "email": partial(substitute, EMAIL, "[EMAIL]"),
-           "iban": partial(substitute, IBAN, checked(is_iban, "[IBAN]")),
-           "card": partial(substitute, CARD, checked(is_card, "[CARD]")),
-           "ip": partial(substitute_where, DIGIT, IP, checked(is_ip, "[IP]")),
+           "iban": partial(substitute, IBAN, if_valid(is_iban, "[IBAN]")),
+           "card": partial(substitute, CARD, if_valid(is_card, "[CARD]")),
+           "ip": partial(substitute_where, DIGIT, IP, if_valid(is_ip, "[IP]")),
            "phone": partial(substitute_where, DIGIT, PHONE, phone)}
 RULES = {"mojibake": partial(substitute, MOJIBAKE, repaired),
          "line_ends": partial(substitute, LINE_ENDS, "\n"),
@@ -286,7 +283,7 @@ class CleanConfig:
     def __post_init__(self):
         for kind in self.redact_except:
             if kind not in PRIVATE:
-                raise ValueError(f"--redact-except names {kind!r}; choose from {', '.join(PRIVATE)}")
+                raise ValueError(f"--redact-except names {kind!r}, not {', '.join(PRIVATE)}")
         if self.redact_except and not self.redact:
             raise ValueError("--redact-except has no use without --redact")
 
@@ -317,15 +314,15 @@ def cleaned(documents, rules, report):
     """The documents, (name, text), cleaned one by one; what is empty then is left out."""
     report["empty_documents"] = 0, None
     for name, text in documents:
-        if text := clean(text, rules, report):
+        text = clean(text, rules, report)
+        if text.strip():
             yield name, text
         else:
             n, first = report["empty_documents"]
             report["empty_documents"] = n + 1, first or name
 
 
-# ------------------------------------------------------------------------------------------
-# See the rules at work.
+# ---- See the rules at work.
 
 MESS = """Caf\u0065\u0301 and cafÃ©:   the same word,\ttwice\t\r
 A bell\x07, a colour \x1b[31mred\x1b[0m, and a mark left over: \ufeff.\r
@@ -358,9 +355,9 @@ def main():
     add_flags(parser, CleanConfig)
     options = parser.parse_args()
     with clear_errors():
-        config, report = CleanConfig(**chosen(options, CleanConfig)), {}
+        config, report = checked(CleanConfig, vars(options)), {}
         if options.source:
-            found = documents(options.source, ReadConfig(**chosen(options, ReadConfig)))
+            found = documents(options.source, checked(ReadConfig, vars(options)))
             said = save(cleaned(found, config.rules(), report), options.source, options.output)
         elif unused := [name for name, value in vars(options).items() if value not in ([], None)]:
             raise ValueError(f"--{unused[0].replace('_', '-')} has no use without a SOURCE")

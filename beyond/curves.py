@@ -1,9 +1,8 @@
 """
 Curves: several runs drawn over each other, their race, and what each curve says.
 
-train.py writes one line a step into metrics.jsonl: the loss of the step's batch and, at every
-evaluation, the loss on the validation split, text the model never learns from. Two curves tell
-most of what one wants to know of a run:
+A run's metrics.jsonl has the loss of each step's batch and, at every evaluation, the loss on the
+validation split, text the model never learns from. These two curves tell most about a run:
 
     both still falling          it could learn more: give it more steps
     training falls, validation  overfitting: it memorises its text, and what it learns no longer
@@ -17,54 +16,54 @@ most of what one wants to know of a run:
 Losses are nats per token. Where the runs' tokenizers differ, a token is not the same amount of
 text for all, and the losses are drawn and compared in bits per byte instead.
 """
+import json
 import textwrap
-from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from sample import find_run, read_config
 from tokenizer import Parser, clear_errors, write_whole
-from train import read_metrics
 
-# ------------------------------------------------------------------------------------------
-# Runs that can be compared.
+# ------------ Runs that can be compared.
+
+
+def read_metrics(folder):
+    """The lines of metrics.jsonl, a dict for each step; one that a crash cut short is left out."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
 
 
 def read_runs(folders):
-    """The metrics of each run, and the unit that train_loss and val_loss are in."""
-    runs = [read_metrics(folder) for folder in folders]
-    bits_per_nat = []           # bits per byte, for one nat per token: it depends on the tokenizer
+    """The metrics of each run, and the unit that all their losses are in."""
+    runs, factors = [read_metrics(folder) for folder in folders], []
     for folder, run in zip(folders, runs):
-        evaluated = [m for m in run if "val_loss" in m]
-        if not evaluated:
+        evaluated = next((m for m in run if "val_loss" in m), None)
+        if evaluated is None:
             raise ValueError(f"{folder} has not been evaluated on its validation split yet")
-        bits_per_nat.append(evaluated[0]["val_bits_per_byte"] / evaluated[0]["val_loss"])
-    if max(bits_per_nat) - min(bits_per_nat) < 1e-6:
+        # Bits per byte for one nat per token: how long a token is depends on the tokenizer.
+        factors.append(evaluated.get("val_bits_per_byte", 0) / evaluated["val_loss"])
+    if max(factors) - min(factors) < 1e-6 or not all(factors):
         return runs, "nats per token"
-    for run, factor in zip(runs, bits_per_nat):
-        for m in run:
-            m |= {name: m[name] * factor for name in ("train_loss", "val_loss") if name in m}
-    return runs, "bits per byte"
+    return [[m | {name: m[name] * factor for name in ("train_loss", "val_loss") if name in m}
+             for m in run] for run, factor in zip(runs, factors)], "bits per byte"
 
 
 def differences(folders, width=70):
     """A label for each run: its name, and the settings, those that fit, in which they differ."""
-    flat = []
-    for folder in folders:
-        config = read_config(folder)
-        flat.append({name: value for part in ("data", "model", "train")
-                     for name, value in config[part].items()})
+    flat = [c["data"] | c["model"] | c["train"] for c in map(read_config, folders)]
     differ = [name for name in flat[0] if any(f.get(name) != flat[0][name] for f in flat)]
-    labels = []
-    for folder, settings in zip(folders, flat):
-        label = ", ".join(f"{name} {settings.get(name)}" for name in differ)
-        label = textwrap.shorten(f"{folder.name}: {label}", width, placeholder=" ...")
-        labels.append(label.rstrip(": "))
-    return labels
+    labels = (f"{folder.name}: " + ", ".join(f"{name} {f.get(name)}" for name in differ)
+              for folder, f in zip(folders, flat))
+    return [textwrap.shorten(label, width, placeholder=" ...").rstrip(": ") for label in labels]
 
 
-# ------------------------------------------------------------------------------------------
-# The picture.
+# ------------ The picture.
 
 AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}      # and their metrics
 
@@ -79,44 +78,35 @@ def draw_curves(runs, labels, path, against="steps", unit="nats per token"):
     """The losses of the runs over each other, and their learning rates below.
 
     Lines: the training batches, each the mean of the steps around it, because every batch is
-    another text. Dots: the validation split; the number is its lowest. against is steps, tokens,
-    or seconds of training.
+    another text. Dots: the validation split; the number is its lowest.
     """
-    import matplotlib
-    matplotlib.use("Agg")       # draw into files; no window needed
-    from matplotlib import pyplot
-
     few = len(runs) <= 4
-    figure, (top, below) = pyplot.subplots(2, 1, figsize=(8.5, 6.5), layout="constrained",
-                                           sharex=True, height_ratios=[4, 1])
+    figure = Figure(figsize=(8.5, 6.5), layout="constrained")
+    top, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     lowest, start = [], []
     for i, (measured, label) in enumerate(zip(runs, labels)):
-        colour = f"C{i}" if few else pyplot.cm.turbo(i / (len(runs) - 1))
+        colour = f"C{i}" if few else colormaps["turbo"](i / (len(runs) - 1))
         x = [m[AXES[against]] for m in measured]
         cut, mean = smooth([m["train_loss"] for m in measured])
         top.plot(x[cut:len(x) - cut], mean, color=colour, linewidth=1, alpha=0.6 if few else 0.3)
         val = [(m[AXES[against]], m["val_loss"]) for m in measured if "val_loss" in m]
-        best = min(val, key=lambda point: point[1])
+        best = min(loss for _, loss in val)
         top.plot(*zip(*val), "o-", color=colour, linewidth=2, markersize=6 if few else 4,
-                 markeredgecolor="black", label=f"{label} ({best[1]:.3f})")
+                 markeredgecolor="black", label=f"{label} ({best:.3f})")
         below.plot(x, [m["lr"] for m in measured], color=colour)
-        lowest += [mean.min(), best[1]]
+        lowest += [mean.min(), best]
         start.append(measured[0]["train_loss"])
     floor, height = min(lowest), max(max(start) - min(lowest), 0.01)
-    top.set_ylim(floor - 0.1 * height, floor + 1.05 * height)   # a spike on the way does not count
-    top.set_ylabel(f"loss ({unit})")
-    top.legend(frameon=False, fontsize=11 if few else 9, title="validation: dots, training: lines")
-    below.set_ylabel("learning rate")
-    below.set_xlabel({"steps": "step", "tokens": "tokens seen",
-                      "seconds": "seconds of training"}[against])
+    top.set(ylim=(floor - 0.1 * height, floor + 1.05 * height),     # whatever spikes there were
+            ylabel=f"loss ({unit})")
+    top.legend(frameon=False, fontsize=10 if few else 8, title="dots: validation, lines: training")
+    below.set(ylabel="learning rate", xlabel=AXES[against])
     for axes in (top, below):
         axes.grid(alpha=0.3)
     write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
-    pyplot.close(figure)
 
 
-# ------------------------------------------------------------------------------------------
-# The words.
+# ------------ The words.
 
 
 def race(runs):
@@ -126,9 +116,8 @@ def race(runs):
     return goal, [next(m for m in run if m["val_loss"] <= goal) for run in evaluated]
 
 
-RISEN = 0.01        # a validation loss this far above its lowest has risen
-FALLING = 0.02      # more than this from one evaluation to the last, and it is still falling
-CLOSE = 0.05        # training and validation loss are as good as the same
+RISEN, FALLING = 0.01, 0.02     # above its lowest, and from one evaluation to the next
+CLOSE = 0.05                    # training and validation loss are as good as the same
 
 
 def verdict(measured):
@@ -139,14 +128,13 @@ def verdict(measured):
     best, before, last = min(evaluated, key=lambda m: m["val_loss"]), *evaluated[-2:]
 
     def train_loss(at):         # the mean of the last tenth of the steps up to an evaluation
-        near = [m["train_loss"] for m in measured
-                if 0 <= at["step"] - m["step"] < max(1, at["step"] // 10)]
-        return sum(near) / len(near)
+        return np.mean([m["train_loss"] for m in measured
+                        if 0 <= at["step"] - m["step"] < max(1, at["step"] // 10)])
 
     risen, fell = last["val_loss"] - best["val_loss"], before["val_loss"] - last["val_loss"]
     if risen > RISEN and train_loss(last) < train_loss(best):
         return (f"Overfitting: since step {best['step']:,} the validation loss has risen by "
-                f"{risen:.3f}, while the training loss went on falling. best.pt is from before. "
+                f"{risen:.3f}, while the training loss went on falling. best.pt is from then. "
                 "More text helps; so do fewer steps, --dropout, or a smaller model.")
     if fell > FALLING:
         return (f"Still learning: the validation loss fell by {fell:.3f} between the last two "
@@ -159,17 +147,15 @@ def verdict(measured):
 
 
 def main():
-    parser = Parser("Draw the curves of several runs over each other, and say what they say.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or its name")
-    parser.add_argument("--against", choices=AXES, default="steps",
-                        help="what to draw the losses against (default: steps)")
-    parser.add_argument("--out", metavar="FILE", default="curves.png",
-                        help="where the picture goes (default: curves.png)")
+    parser = Parser(description="Draw the curves of several runs, and say what they say.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="name or folder of a run")
+    parser.add_argument("--against", choices=AXES, default="steps", help="(default: steps)")
+    parser.add_argument("--out", metavar="FILE", default="curves.png", help="(default: curves.png)")
     options = parser.parse_args()
     with clear_errors():
         folders = [find_run(run) for run in options.runs]
         runs, unit = read_runs(folders)
-        draw_curves(runs, differences(folders), Path(options.out), options.against, unit)
+        draw_curves(runs, differences(folders), options.out, options.against, unit)
     goal, reached = race(runs)
     print(f"drew {options.out}. A validation loss of {goal:.3f} {unit} was reached by\n\n"
           f"{'run':30}{'seconds':>10}{'steps':>9}{'tokens':>14}")
@@ -177,8 +163,7 @@ def main():
         print(f"{folder.name:30}{m['seconds']:10.1f}{m['step']:9,}{m['tokens']:14,}")
     for folder, measured in zip(folders, runs):
         if said := verdict(measured):
-            print(f"\n{folder.name}\n" + textwrap.fill(said, 98, initial_indent="    ",
-                                                      subsequent_indent="    "))
+            print("\n" + textwrap.fill(f"{folder.name}: {said}", 98, subsequent_indent="    "))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ in a folder that the next command can take as its source:
     zcat book.gz | python -m beyond.ingest - --encoding latin-1 -o mine     # mine/documents.jsonl
     python -m beyond.clean mine -o cleaned                          # and so on, up to data.py
 
-Text that cannot be read is refused, and the line says which file and where. A program that skips
-what it does not understand trains on something else than you think. In memory is one document at a
-time: a line of a .jsonl, a row of a .csv, or the whole of any other file, which is plain text.
+Text that cannot be read is refused: a program that skips what it does not understand trains on
+something else than you think. A document is a line of a .jsonl, a row of a .csv, or the whole of
+any other file, which is plain text. One of them at a time is in memory.
 """
 import csv
 import glob
@@ -22,8 +22,11 @@ import os
 import re
 import sys
 import zlib
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -36,15 +39,10 @@ class ReadConfig:
     """How files are read. A trailing comment is the flag's --help."""
     field: str = "text"             # the field of a .jsonl line, or column of a .csv, with the text
     encoding: str = "utf-8"         # of the files: utf-8, utf-16, latin-1, cp1252, shift_jis ...
-    undecodable: str = "refuse"     # bytes that are not in that encoding: refuse, or replace by �
-
-    def __post_init__(self):
-        if self.undecodable not in ("refuse", "replace"):
-            raise ValueError(f"undecodable is {self.undecodable!r}; choose refuse or replace")
+    undecodable: Literal["refuse", "replace"] = "refuse"    # bytes not in it, or put � there
 
 
-# ------------------------------------------------------------------------------------------
-# From names to files.
+# ---- From names to files.
 
 
 def ending(path):
@@ -65,7 +63,7 @@ def folders(top):
 def text_files(top):
     """The text files in a folder. A link to nowhere is one, so that opening it will tell."""
     return sorted(path for folder in folders(top) for path in folder.iterdir()
-                  if ending(path) in data.EXTENSIONS | {".csv"} and not path.name.startswith(".")
+                  if ending(path) in (*data.ENDINGS, ".csv") and not path.name.startswith(".")
                   and (path.is_file() or not path.exists()))
 
 
@@ -81,18 +79,19 @@ def matches(pattern):
 def find(source):
     """The files that the names in source stand for, in order, each once; - is standard input."""
     found = {}
-    for name in data.DataConfig(source).source:         # which refuses an empty name
-        tops = [name] if name == "-" or os.path.exists(name) else matches(name)
+    for name in source:
+        tops = ([] if name in data.DOWNLOADS else
+                [name] if name == "-" or os.path.exists(name) else matches(name))
         paths = [path for top in tops
                  for path in (text_files(top) if os.path.isdir(top) else [Path(top)])]
-        for path in paths or data.find([name]):         # shakespeare, or an error
+        for path in paths or data.find([name or repr(name)]):       # shakespeare, or an error
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------------------
-# From files to documents.
+# ---- From files to documents.
 
+NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 HALF = re.compile("[\ud800-\udfff]")    # half a character: how Python marks a byte that is no text
 
 
@@ -100,12 +99,12 @@ def whole(where, text, config):
     """The text without a byte-order mark. Raises ValueError for what could not be decoded."""
     half = HALF.search(text)
     if half is None or config.undecodable == "replace":
-        return HALF.sub("\N{REPLACEMENT CHARACTER}", text).lstrip("\ufeff")
+        return HALF.sub(NO_TEXT, text).lstrip("\ufeff")
     byte = ord(half[0]) - 0xdc00        # else JSON has spelled it, as "\\ud83d"
     what = f"the byte {byte:#04x}" if 0x80 <= byte <= 0xff else f"half a character, {half[0]!r},"
     hint = ", it looks like utf-16" * text.startswith(("\udcff\udcfe", "\udcfe\udcff"))
-    raise ValueError(f"{where}: {what} is not {config.encoding.upper()}; name its --encoding{hint}, "
-                     "or leave the file out, or take --undecodable replace")
+    raise ValueError(f"{where}: {what} is not {config.encoding.upper()}; name its --encoding{hint}"
+                     ", or leave the file out, or take --undecodable replace")
 
 
 def records(name, lines, kind, field):
@@ -134,11 +133,12 @@ def records(name, lines, kind, field):
 
 def read(path, config):
     """The documents of one file, (name, text)."""
-    name = "standard input" if str(path) == "-" else str(path)
-    if name == "standard input" and sys.stdin is None:
+    stdin = str(path) == "-"
+    if stdin and sys.stdin is None:
         raise ValueError("standard input is closed")
+    name = "standard input" if stdin else os.fsencode(path).decode(errors="backslashreplace")
     try:
-        with sys.stdin.buffer if name == "standard input" else open(path, "rb") as file:
+        with sys.stdin.buffer if stdin else open(path, "rb") as file:
             texts = io.TextIOWrapper(
                 gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file,
                 config.encoding, newline="\n",
@@ -168,12 +168,10 @@ def documents(source, config):
         yield from ((name, text) for name, text in found if text.strip())
 
 
-# ------------------------------------------------------------------------------------------
-# At the terminal. clean.py and overlap.py use these two, too.
+# ---- At the terminal. clean.py and overlap.py use these two, too.
 
 
 def add_source_flags(parser, nargs):
-    """Which text, how it is read, and where it goes."""
     parser.add_argument("source", nargs=nargs, metavar="SOURCE", help="a file, a folder, a pattern "
                         "such as 'a/*.txt', - for standard input, shakespeare or tinyshakespeare")
     parser.add_argument("-o", "--output", metavar="DIR", help="write DIR/documents.jsonl")
@@ -182,29 +180,31 @@ def add_source_flags(parser, nargs):
 
 def save(documents, source, folder=None, show=False):
     """Write (name, text) pairs to folder/documents.jsonl, if one is given; return what to say."""
-    lengths = []
-    documents = tqdm(documents, "reading", unit="document", leave=False, disable=None)
+    documents = iter(tqdm(documents, "reading", unit=" documents", leave=False, disable=None))
+    first, counts = [*islice(documents, 1)], Counter()
+    if not first:
+        raise ValueError(f"there is no text in {', '.join(source)}")
 
     def write(aside):
         with open(aside, "w", encoding="utf-8", newline="\n") as file:
-            for name, text in documents:
+            for name, text in chain(first, documents):
                 if show:
                     tqdm.write(f"{len(text):10,} characters  {name}: {text[:60]!r}")
                 file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-                lengths.append(len(text))
-        if not lengths:
-            raise ValueError(f"there is no text in {', '.join(source)}")
+                counts.update(documents=1, characters=len(text), undecodable=text.count(NO_TEXT))
 
-    if folder is None:
+    if folder:
+        path = Path(folder, "documents.jsonl")
+        real = Path(os.path.realpath(path))
+        taken = map(os.path.realpath, (*find(source), *filter(os.path.isdir, source)))
+        if {real, *real.parents} & set(map(Path, taken)):
+            raise ValueError(f"{path} would be one of the sources: name another folder with -o")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, write)
+    else:
         write(os.devnull)
-        return f"{len(lengths):,} documents, {sum(lengths):,} characters; -o DIR writes them"
-    path = Path(folder) / "documents.jsonl"
-    real = Path(os.path.realpath(path))
-    if {real, *real.parents} & {Path(os.path.realpath(p)) for p in (*find(source), *source)}:
-        raise ValueError(f"{path} would be one of the sources: name another folder with -o")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, write)
-    return f"{len(lengths):,} documents, {sum(lengths):,} characters written to {path}"
+    return (", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+            + (f", written to {path}" if folder else "; -o DIR writes them"))
 
 
 def main():
@@ -212,7 +212,7 @@ def main():
     add_source_flags(parser, nargs="+")
     options = parser.parse_args()
     with clear_errors():
-        found = documents(options.source, ReadConfig(**data.chosen(options, ReadConfig)))
+        found = documents(options.source, data.checked(ReadConfig, vars(options)))
         print(save(found, options.source, options.output, show=not options.output))
 
 

@@ -1,25 +1,23 @@
 """
 Memorised: does a model write, word for word, what it has read?
 
-That a model writes well proves little if it copies. So look for the longest passage of its text
-that stands in the training text as it is. To compare each passage with each position would take
-for ever; books have an index for that. Sort all positions of the training text by what one reads
-from there on (a suffix array): then whatever begins alike stands side by side, and to find a
-passage, open the index in the middle, then in the middle of the half that must hold it, and so on.
+Who copies writes well, too. So look for the longest passage of a text that stands in the training
+text as it is. To compare each passage with each position would take for ever; books have an index
+for that. Sort all positions of the training text by what one reads from there on (a suffix array):
+then whatever begins alike stands side by side, and a passage is found by halving: open the index
+in the middle, then in the middle of the half that must hold it.
 
 How long is too long? People share phrases, too. Passages of the validation split, which nobody
 copied, say how long a passage honest text has in common with the training text.
 
-Long before a model copies, it has a generalisation gap: its loss is lower on what it was trained
-on than on the validation split. What makes the gap was memorised, and is of no use elsewhere. (If
-one of the two texts is the harder one, that is in the gap as well.)
+Before a model copies, it has a generalisation gap: a lower loss on what it was trained on than on
+the validation split, by what it memorised. (If one text is harder, that is in the gap as well.)
 
     python -m beyond.memorised "To be, or not to be, I ask"           # in Shakespeare's plays
     python -m beyond.memorised --file essay.txt --source my_notes/    # in your own texts
     python -m beyond.memorised --run nano --tokens 500                # what a run writes, its gap
 
-Paper: Suffix Arrays: A New Method for On-Line String Searches (Manber and Myers, 1990), which
-sorts by doubling, as here.
+Paper: Suffix Arrays: A New Method for On-Line String Searches (Manber and Myers, 1990).
 """
 import math
 from bisect import bisect_left
@@ -28,22 +26,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import (DataConfig, add_flags, batch, chosen, documents, every_window, load_corpus,
-                  prepare, reopen)
-from sample import find_run, generate, load_run, pick_device, picker, read_checkpoint, read_config
+import data
+from data import DataConfig, add_flags, checked, load_corpus, prepare
+from sample import find_run, generate, load_run, load_weights, pick_device, picker, read_config
 from tokenizer import Parser, clear_errors
 
-MOST = 20_000_000       # bytes of the training text that are searched; each takes 100 of memory
+MOST = 20_000_000       # bytes of the training text that are searched; each takes 70 of memory
 
-# ------------------------------------------------------------------------------------------
-# The longest copy. All texts here are bytes.
+# ------------ The longest copy. All texts here are bytes.
 
 
 def suffix_array(text):
     """All positions of a text, sorted by what stands from there to the end: (n,) ints.
 
-    Rank the positions by one byte. Then two ranks by h bytes make one by 2h: that of the position,
-    and that of the position h further on. So double h until no two positions rank alike.
+    Rank the positions by one byte. Two ranks by h bytes make one by 2h: that of the position, and
+    that of the position h further on. So double h until no two positions rank alike.
     """
     n, h = len(text), 1
     rank = np.unique(np.frombuffer(text, np.uint8), return_inverse=True)[1]     # (n,), from 0 on
@@ -87,31 +84,30 @@ def shown(passage):
 
 def honest_lengths(size, val, text, order, n=200):
     """How long is the longest copy in each of n passages of val (or fewer), size bytes long?"""
-    n = min(n, len(val) // size)
-    starts = np.linspace(0, len(val) - size, n).astype(int).tolist()
+    starts = np.linspace(0, len(val) - size, min(n, len(val) // size)).astype(int).tolist()
     return [len(shown(longest_copy(val[start:start + size], text, order)[0]))
             for start in tqdm(starts, "comparing", unit="passage", leave=False, disable=None)]
 
 
 def report(written, text, val):
-    """What is to be said of a text: its longest copy, and whether honest text has as long ones."""
+    """What is to be said of a text: its longest copy, and whether honest text has longer ones."""
     order = suffix_array(text)
     copy, where = longest_copy(written, text, order)
     before, after = text[max(0, where - 40):where], text[where + len(copy):][:40]
     honest = honest_lengths(len(written), val, text, order)
     verdict = f"The validation split has {len(honest)} passages as long, too few to compare with."
     if len(honest) >= 20:
-        copies = len(shown(copy)) > max(honest)
-        verdict = (f"Of {len(honest)} passages of the validation split, as long, half share at most "
-                   f"{np.median(honest):.0f} characters\nwith it, and none more than {max(honest)}: "
-                   f"what was written {'was copied' if copies else 'shares no more than those'}.")
-    return (f"{len(shown(written)):,} characters were written. The longest passage of them that stands "
-            f"in the training text{f' (its first {MOST:,} bytes)' * (len(text) == MOST)} has "
-            f"{len(shown(copy)):,}:\n\n{shown(before)}[{shown(copy)}]{shown(after)}\n\n{verdict}")
+        copied = len(shown(copy)) > max(honest)
+        verdict = (f"{len(honest)} passages of the validation split, as long, share at the median "
+                   f"{np.median(honest):.0f}\ncharacters with it, none more than {max(honest)}: "
+                   + ("this is copied." if copied else "this is no more than honest text shares."))
+    searched = f" (its first {MOST:,} bytes)" if len(text) == MOST else ""
+    return (f"Of {len(shown(written)):,} characters, the longest passage that stands in the training"
+            f" text{searched} has {len(shown(copy)):,}:\n\n"
+            f"{shown(before)}[{shown(copy)}]{shown(after)}\n\n{verdict}")
 
 
-# ------------------------------------------------------------------------------------------
-# The generalisation gap.
+# ------------ The generalisation gap.
 
 
 def windows_trained_on(tokens, T, train, steps, n):
@@ -120,8 +116,8 @@ def windows_trained_on(tokens, T, train, steps, n):
     train is its settings. Which windows a step learned from is a function of its seed alone.
     """
     n_steps = min(steps, math.ceil(n / (train["batch_size"] * T)))
-    for step in np.unique(np.linspace(0, steps - 1, n_steps).astype(int)).tolist():
-        yield batch(tokens, train["batch_size"], T, train["seed"], step)        # (B, T), (B, T)
+    for step in np.linspace(0, steps - 1, n_steps).astype(int).tolist():
+        yield data.batch(tokens, train["batch_size"], T, train["seed"], step)   # (B, T), (B, T)
 
 
 @torch.inference_mode()
@@ -144,48 +140,47 @@ def gap(trained, val):
     """
     n = min(100, len(trained) // 200, len(val) // 200)
     blocks = [[block.mean() for block in np.array_split(x, max(1, n))] for x in (trained, val)]
-    half = 1.96 * math.sqrt(sum(np.var(means) / n for means in blocks)) if n >= 20 else math.inf
-    return val.mean() - trained.mean(), half
+    half = 1.96 * math.sqrt(sum(map(np.var, blocks)) / (n - 1)) if n >= 20 else math.inf
+    return float(val.mean() - trained.mean()), half
 
 
 def describe_gap(folder, corpus, model):
     T, train, best = model.config.context_length, read_config(folder)["train"], folder / "best.pt"
-    steps = read_checkpoint(best if best.exists() else folder / "last.pt")["step"]
-    val = losses(model, every_window(corpus.val, 16, T), "validation split")
+    steps = load_weights(model, best if best.exists() else folder / "last.pt")["step"]
+    val = losses(model, data.every_window(corpus.val, 16, T), "validation split")
     trained = losses(model, windows_trained_on(corpus.train, T, train, steps, len(val)), "training")
     difference, half = gap(trained, val)
     return (f"{folder} after {steps:,} steps: a loss of {trained.mean():.4f} on {len(trained):,} "
-            f"tokens it was trained on,\n{val.mean():.4f} on {len(val):,} of the validation split.\n"
+            f"tokens it was trained on,\n{val.mean():.4f} on {len(val):,} of the validation split\n"
             f"Generalisation gap: {difference:+.4f} ({difference - half:+.4f} to "
             f"{difference + half:+.4f}){', could be chance' * (abs(difference) <= half)}\n")
 
 
 def main():
     parser = Parser("Find the longest passage of a text that stands in a training text.")
-    parser.add_argument("text", nargs="?", help="default: what --run writes, or a line like Hamlet's")
+    parser.add_argument("text", nargs="?", help="default: what --run writes; or words of Hamlet's")
     parser.add_argument("--file", metavar="FILE", help="the text, from a file")
     parser.add_argument("--run", metavar="RUN", help="look in what this run was trained on, and "
                         "measure its generalisation gap")
-    parser.add_argument("--tokens", type=int, default=500, metavar="N",
-                        help="how many tokens the run writes (default: 500)")
+    parser.add_argument("--tokens", type=int, default=500, help="that it writes (default: 500)")
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
         written = options.text
         if options.file:
-            written = "".join(text for _, text in documents([options.file]))
+            written = "\n\n".join(text for _, text in data.documents([options.file]))
         if written == "" or options.tokens < 1:
             raise ValueError("there is no text to look for, or --tokens is below 1")
         if options.run:
             folder = find_run(options.run)
-            corpus = reopen(read_config(folder))
+            corpus = load_corpus(read_config(folder)["corpus"]["folder"])
             model, tokenizer = load_run(folder, pick_device("auto"))
             print(describe_gap(folder, corpus, model))
-            if written is None:                             # by the model's own probabilities
-                ids = generate(model, [[tokenizer.eot]], options.tokens, picker(1, 1.0))
+            if written is None:
+                ids = generate(model, [[tokenizer.eot]], options.tokens, picker(1, t=1.0))
                 written = tokenizer.decode([i for i, in ids])
         else:
-            corpus = load_corpus(prepare(DataConfig(**chosen(options, DataConfig))))
+            corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
         text, val = (corpus.tokenizer.decode(ids[:MOST]).encode()[:MOST]
                      for ids in (corpus.train, corpus.val))
         print(report((written or "To be, or not to be, I ask").encode(), text, val))

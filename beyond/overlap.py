@@ -1,29 +1,28 @@
 """
 Overlap: which documents are the same, and what training and validation share.
 
-The same page is on the web a hundred times, and each time a little different. A model that reads it
-a hundred times memorises it; and a model that was trained on what it is evaluated on seems better
-than it is. Both are questions about runs of characters that two texts share, and there are too many
-of those to keep. So keep numbers that stand for them, the smallest 64 of each document (MinHash):
+The same page is on the web a hundred times, each time a little different, and a model that reads it
+so often memorises it. One that was trained on what it is evaluated on seems better than it is. Both
+are questions about runs of characters that two texts share. There are too many of those to keep, so
+keep numbers that stand for them, 64 for a document of any length (MinHash):
 
     python -m beyond.overlap notes/                     # how many are the same? nothing is written
-    python -m beyond.overlap notes/ --near -o distinct  # write distinct/documents.jsonl, for data.py
+    python -m beyond.overlap notes/ --near -o distinct  # write distinct/documents.jsonl
     python -m beyond.overlap --leaks corpora/NAME       # of a corpus that data.py has prepared
     python -m beyond.overlap            # a text, its copies with more and more mistakes, measured
 
 In memory are one document, and of each that is kept 100 bytes, with --near about 2,000.
-
-Paper: On the Resemblance and Containment of Documents (MinHash; Broder, 1997).
+Paper: On the Resemblance and Containment of Documents (Broder, 1997).
 """
 import hashlib
 import random
-import string
+import unicodedata
 
 import numpy as np
 from tqdm import tqdm
 
 from beyond.ingest import ReadConfig, add_source_flags, documents, save
-from data import chosen, load_corpus, normalise
+from data import checked, load_corpus
 from tokenizer import Parser, clear_errors
 
 MIX = np.uint64(0x9E3779B97F4A7C15)         # odd, so that multiplying by it loses nothing
@@ -35,14 +34,15 @@ def gram_hashes(text, n):
     That of a long run comes from those of two shorter ones, the one it begins and the one it ends
     with: of 1 character, then of 2, 4, 8 ... and of n, where the two overlap.
     """
-    hashes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64) * MIX
-    length = 1
+    def mix(numbers):       # the product's high bits depend on all others; so let low bits, too
+        numbers = numbers * MIX
+        return (numbers ^ (numbers >> np.uint64(32))) * MIX
+
+    hashes, length = mix(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64)), 1
     while length < n:
         step = min(length, n - length)
-        hashes = (hashes[:-step] * np.uint64(3) + hashes[step:]) * MIX
-        hashes ^= hashes >> np.uint64(32)                   # let the high bits stir the low ones
-        length += step
-    return hashes * MIX
+        hashes, length = mix(hashes[:-step] * np.uint64(3) + hashes[step:]), length + step
+    return hashes
 
 
 def pieces(text, n, size=1 << 20):
@@ -50,12 +50,11 @@ def pieces(text, n, size=1 << 20):
     return (text[start:start + size + n - 1] for start in range(0, len(text), size))
 
 
-# ------------------------------------------------------------------------------------------
-# Nearly the same. Two documents resemble each other if they share many runs of characters, called
-# shingles. The measure is Jaccard's: shingles in both, over shingles in either. Give each shingle
-# a random number: the probability that the smallest number of one document is also the smallest of
-# the other is just that. So the smallest numbers, for N_HASHES ways to give them, are a signature
-# of fixed size from which the resemblance of documents of any length can be read.
+# ---- Nearly the same. Two documents resemble each other if they share many runs of characters,
+# called shingles. The measure is Jaccard's: shingles in both, over shingles in either. Give each
+# shingle a random number: the probability that the smallest number of one document is also the
+# smallest of the other is just that. So the smallest numbers, for N_HASHES ways to give them, are a
+# signature of fixed size from which the resemblance of documents of any length can be read.
 
 SHINGLE = 16            # characters
 N_HASHES = 64
@@ -77,10 +76,7 @@ def signature(text):
 
 
 def near_duplicate(text, index):
-    """Does the text resemble one in the index, {hash of a band: signature}? If not, add it.
-
-    So what is like a document that was left out may stay: C is like B and B like A, but C is not.
-    """
+    """Does the text resemble one in the index, {hash of a band: signature}? If not, add it."""
     own = signature(text)
     if own is None:
         return False
@@ -96,12 +92,13 @@ def distinct(documents, near, report):
     """The documents, (name, text), without those that are the same as an earlier one, or nearly.
 
     Line ends, the code of accents and white space around a text do not count. A hash of 64 bits
-    stands for it: among ten million documents, the probability that two different ones share theirs
-    is 1 in 300,000. report[what] becomes (how many were left out, an example).
+    stands for it: of ten million documents, any two different ones have the same with probability
+    1/300,000. report[what] becomes (how many were left out, the first of them).
     """
     seen, index = set(), {}
     for name, text in documents:
-        digest = hashlib.blake2b(normalise(text).strip().encode(), digest_size=8).digest()
+        same = unicodedata.normalize("NFC", "\n".join(text.splitlines()).strip())
+        digest = hashlib.blake2b(same.encode(), digest_size=8).digest()
         what = ("the same" if digest in seen else
                 "nearly the same" if near and near_duplicate(text, index) else None)
         seen.add(digest)
@@ -112,19 +109,18 @@ def distinct(documents, near, report):
             yield name, text
 
 
-# ------------------------------------------------------------------------------------------
-# Leaks.
+# ---- Leaks.
 
 GRAM = 50               # characters in a row that are hardly the same by chance
 SAMPLE = 100_000        # about as many of validation's are looked for
-LEAK = 0.05             # above this share a person should look why
+LEAK = 0.05             # of a larger share a person is warned
 
 
 def leak_check(train, val, n_val):
     """The share of the validation texts' runs of 50 characters that the training texts have, too.
 
-    n_val is about how many characters val has. If those are many, a sample is looked for: the runs
-    whose hash is small, the same ones wherever they occur. None if validation has no such run.
+    If n_val, about how many characters val has, is large, a sample of them is looked for: the runs
+    whose hash is small, the same ones wherever they occur.
     """
     limit = np.uint64((2 ** 64 - 1) // max(1, n_val // SAMPLE))
 
@@ -137,7 +133,7 @@ def leak_check(train, val, n_val):
     wanted, times = np.unique(np.concatenate([np.empty(0, np.uint64), *sampled(val)]),
                               return_counts=True)
     if not len(wanted):
-        return None
+        raise ValueError(f"validation has no {GRAM} characters in a row")
     found = np.zeros(len(wanted), dtype=bool)
     for hashes in sampled(train):
         position = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
@@ -145,71 +141,54 @@ def leak_check(train, val, n_val):
     return float(times[found].sum() / times.sum())
 
 
-def texts_of(ids, tokenizer, n_documents, block=1 << 20):
+def texts_of(ids, tokenizer, block=1 << 20):
     """The documents of a split, decoded one at a time; <|endoftext|> stands behind each."""
     start = 0
-    with tqdm(desc="decoding", total=n_documents, unit="document", leave=False, disable=None) as bar:
-        for first in range(0, len(ids), block):
-            for stop in first + np.flatnonzero(ids[first:first + block] == tokenizer.eot):
-                yield tokenizer.decode(ids[start:stop].tolist())
-                start = stop + 1
-                bar.update()
-
-
-# ------------------------------------------------------------------------------------------
-# At the terminal.
+    for first in range(0, len(ids), block):
+        for stop in first + np.flatnonzero(ids[first:first + block] == tokenizer.eot):
+            yield tokenizer.decode(ids[start:stop].tolist())
+            start = stop + 1
 
 
 def show_leaks(folder):
     corpus = load_corpus(folder)
-    train, val = (texts_of(getattr(corpus, name), corpus.tokenizer, corpus.meta[name]["documents"])
-                  for name in ("train", "val"))
+    train, val = (tqdm(texts_of(ids, corpus.tokenizer), f"decoding {name}", unit=" documents",
+                       total=corpus.meta[name]["documents"], leave=False, disable=None)
+                  for name, ids in (("train", corpus.train), ("val", corpus.val)))
     leak = leak_check(train, val, corpus.meta["val"]["characters"])
-    if leak is None:
-        raise ValueError(f"the validation split of {folder} has no {GRAM} characters in a row")
-    print(f"{leak:.2%} of the runs of {GRAM} characters in the validation split stand in the training "
-          "split, too" + (leak > LEAK) * (
-              f"\nWARNING: above {LEAK:.0%}, validation flatters the model. Are there copies in the "
-              "text? --near leaves out\ndocuments that are nearly the same, and beyond.clean "
-              "--boilerplate lines that come again and again"))
+    print(f"{leak:.2%} of the runs of {GRAM} characters in validation stand in training, too"
+          + "\nWARNING: validation flatters the model; does the text hold copies?" * (leak > LEAK))
 
 
 def show_estimates():
-    rng = random.Random(1)
-    text = "".join(rng.choices(string.ascii_lowercase + " ", k=3000))
+    text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=3000))
     print("characters changed   resemblance   read off signatures   runs of 50 still there")
-    for n in (0, 3, 10, 30, 100, 300):
-        other = list(text)
-        for i in rng.sample(range(len(text)), n):
-            other[i] = rng.choice("0123456789")
-        other = "".join(other)
+    for n in (0, 1, 3, 10, 30, 100):
+        other = "".join("#" if n and i % (3000 // n) == 20 else c for i, c in enumerate(text))
         a, b = ({t[i:i + SHINGLE] for i in range(len(t) - SHINGLE + 1)} for t in (text, other))
-        estimate = (signature(text) == signature(other)).mean()
-        share = leak_check([text], [other], len(other))
-        print(f"{n:18}{len(a & b) / len(a | b):14.3f}{estimate:22.3f}{share:25.3f}")
+        read, leak = (signature(text) == signature(other)).mean(), leak_check([text], [other], 3000)
+        print(f"{n:18}{len(a & b) / len(a | b):14.3f}{read:22.3f}{leak:25.3f}")
 
 
 def main():
-    parser = Parser("Leave out documents that are like an earlier one. With neither SOURCE nor "
-                    "--leaks, show how alike some texts are measured to be.")
+    parser = Parser("Leave out documents like an earlier one; alone, show how that is measured.")
     add_source_flags(parser, nargs="*")
-    parser.add_argument("--near", action="store_true", help="leave out what is nearly the same, too")
-    parser.add_argument("--leaks", metavar="CORPUS", help="measure how much of the validation split "
-                        "of a corpus that data.py prepared stands in its training split, too")
-    options = parser.parse_args()
+    parser.add_argument("--near", action="store_true", help="leave out nearly the same ones, too")
+    parser.add_argument("--leaks", metavar="CORPUS", help="how much of the validation split of a "
+                        "corpus, prepared by data.py, stands in its training split, too?")
+    options, report = parser.parse_args(), {}
     with clear_errors():
-        given = [name for name, value in vars(options).items() if value]
-        if (options.leaks or not options.source) and (unused := [n for n in given if n != "leaks"]):
-            raise ValueError(f"{unused[0]} has no use {'with --leaks' if options.leaks else 'alone'}")
+        unused = [name for name, value in vars(options).items() if value and name != "leaks"]
+        if unused and (options.leaks or not options.source):
+            raise ValueError(f"{unused[0]} has no use "
+                             + ("with --leaks" if options.leaks else "without a source"))
         if options.leaks:
             show_leaks(options.leaks)
         elif options.source:
-            found = documents(options.source, ReadConfig(**chosen(options, ReadConfig)))
-            report = {}
+            found = documents(options.source, checked(ReadConfig, vars(options)))
             said = save(distinct(found, options.near, report), options.source, options.output)
-            for what in ("the same", "nearly the same")[:1 + options.near]:
-                n, example = report.get(what, (0, ""))
-                print(f"{n:10,} left out, {what} as one before{', such as ' * (n > 0)}{example}")
+            for what, (n, example) in report.items():
+                print(f"{n:,} left out, {what} as an earlier one, such as {example}")
             print(said)
         else:
             show_estimates()

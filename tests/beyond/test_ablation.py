@@ -1,56 +1,52 @@
-"""Each rung changes something, the first is GPT-2, and the last is the default."""
-import sys
+"""Each run changes something, the first is GPT-2, and the last is the default."""
 from dataclasses import asdict
 
 import pytest
 
-import ladder
 import train
-from cli import chosen
-from conftest import SMALL, one_line
+from beyond import ablation, curves
+from conftest import SMALL, inside, one_line
+from data import DataConfig
 from model import ARCHS, GPTConfig
-from train import TrainConfig
 
 
-def settings(flags, monkeypatch):
-    """What train.py would start a run with, given these flags."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
-    options = train.read_options()
-    arch = ARCHS[options.arch or "modern"]
-    return (asdict(GPTConfig(**arch | chosen(options, GPTConfig)))
-            | asdict(TrainConfig(**chosen(options, TrainConfig))))
-
-
-def test_from_gpt2_to_the_default(monkeypatch):
+def test_from_gpt2_to_the_default():
     flags, steps = [], []
-    for _, _, change in ladder.RUNGS:
+    for _, _, change in ablation.CHANGES:
         flags += change.split()
-        steps.append(settings(flags, monkeypatch))
-    assert steps[-1] == settings([], monkeypatch)
+        steps.append(ablation.settings([*flags, "--seed", "3"]))
+    default = asdict(GPTConfig()) | asdict(train.TrainConfig(seed=3)) | asdict(DataConfig())
+    assert steps[-1] == default
+    recipe = ("optimizer", "decay", "learning_rate", "warmup_steps")
+    assert {k: steps[0][k] for k in recipe} == {k: train.PRESETS["baseline"][k] for k in recipe}
     assert {k: steps[0][k] for k in ARCHS["gpt2"]} == ARCHS["gpt2"]
-    assert steps[0]["optimizer"] == "adamw"
-    for i, (below, above) in enumerate(zip(steps, steps[1:])):
-        changed = {k for k in above if above[k] != below[k]}
-        assert len(changed) == (4 if i == len(steps) - 2 else 1), changed
-
-
-def test_the_flags_that_are_its_own(tmp_path):
-    assert "--run is for the ladder to say" in one_line("ladder.py", "--run", "x", cwd=tmp_path)
+    changed = [{k for k in above if above[k] != below[k]} for below, above in zip(steps, steps[1:])]
+    assert [len(names) for names in changed] == [1] * 9 + [3]
 
 
 @pytest.mark.slow
-def test_two_rungs(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ladder, "RUNGS", ladder.RUNGS[:2])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ladder.py", "--source", str(trained / "text.txt"), "--steps",
-                                      "3", *SMALL])
-    ladder.main()
-    said = capsys.readouterr().out
-    assert "| gpt2 | as in 2019 |" in said and (tmp_path / "ladder.png").stat().st_size > 10_000
-    with pytest.raises(SystemExit):                     # other flags would mix two ladders
-        ladder.main()
-    assert "there is a ladder already" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["ladder.py"])
-    before = [p.stat().st_mtime for p in tmp_path.glob("runs/*/last.pt")]
-    ladder.main()                                       # finished rungs are left alone
-    assert before == [p.stat().st_mtime for p in tmp_path.glob("runs/*/last.pt")]
+def test_two_runs(trained, tmp_path, monkeypatch):
+    """Then again, with nothing to do; with other flags; and after the second was stopped."""
+    monkeypatch.setattr(ablation, "CHANGES", ablation.CHANGES[:2])
+    flags = ["--source", trained / "text.txt", "--steps", 20, *SMALL]
+    said = inside("beyond.ablation", *flags, cwd=tmp_path)
+    folders = sorted(tmp_path.glob("runs/*"))
+    one, other = (curves.read_metrics(folder)[-1]["val_loss"] for folder in folders)
+    assert [folder.name for folder in folders] == ["ablation-00-gpt2", "ablation-01-no-bias"]
+    assert f"| {one:.3f} |  |" in said and f"| {other:.3f} | {other - one:+.3f} |" in said
+    assert (tmp_path / "ablation.png").stat().st_size > 10_000
+    table, metrics = said[said.index("\nvalidation loss"):], folders[1] / "metrics.jsonl"
+    before = [path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")]
+    assert inside("beyond.ablation", *flags, cwd=tmp_path) == table
+    assert before == [path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")]
+    says = one_line("beyond.ablation", *flags, "--steps", 30, cwd=tmp_path)
+    assert "with steps 20, not 30" in says
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:10]))
+    said = inside("beyond.ablation", *flags, cwd=tmp_path)      # which goes on with last.pt
+    assert said == "\n--- ablation-01-no-bias\n" + table
+
+
+def test_flags_that_are_its_own(tmp_path):
+    for flag in ("--name", "--resume", "--no-qk-norm", "--bias", "--learning-rate=1"):
+        says = one_line("beyond.ablation", "--tokenizer", "gpt2", flag, "x", cwd=tmp_path)
+        assert f"{flag.split('=')[0]} is for the ablation to say" in says

@@ -1,119 +1,160 @@
-"""Figures against numbers worked out by hand, intervals against simulated truth."""
+"""Figures against eval.py and numbers worked out by hand, intervals against simulated truth."""
+import json
 import math
-import sys
+import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
-import bootstrap
 import tokenizer
-from bootstrap import (BINS, TRUTH, add_up, coverage, figures, interval, resample, simulate,
-                       stretches)
-from conftest import TEXT, one_line
+from beyond.bootstrap import (add_up, block_starts, figures, interval, loss_by_position, resample,
+                              score)
+from conftest import TEXT, inside, one_line
+from data import DataConfig, load_corpus, prepare
+from eval import log_probs
+from sample import load_run, read_config
+
+TRUTH = {"loss": 1.0, "perplexity": math.e, "bits_per_byte": 1 / math.log(2), "top1_accuracy": 0.45,
+         "top5_accuracy": 2 / 3, "calibration_error": 0.05}     # of the texts that are simulated
 
 
-def test_figures_by_hand():
-    judged = np.array([[1.0, 1, 1, 0.95], [2.0, 0, 1, 0.95], [0.5, 1, 1, 0.5], [4.5, 0, 0, 1.0]])
-    f = figures(add_up(judged, np.array([0, 0, 1, 2])).sum(axis=0), 8, 5)
-    assert f["loss"] == 2 and f["perplexity"] == pytest.approx(math.e ** 2)
-    assert f["bits_per_byte"] == pytest.approx(8 / math.log(2) / 8)
-    assert f["bits_per_character"] == pytest.approx(8 / math.log(2) / 5)
-    assert (f["accuracy"], f["top5_accuracy"]) == (0.5, 0.75)
-    # Three guesses in the last bin, 2.9 sure, one right; one in the bin of 0.5, right.
-    assert f["calibration_error"] == pytest.approx((abs(1 - 2.9) + abs(1 - 0.5)) / 4)
-
-
-def test_calibration_error_as_guo_defines_it():
+def simulate(n_texts, n, alike=0.8):
+    """Scores (n_texts, n, 4). A mood that passes from token to token makes the confidence."""
     rng = np.random.default_rng(1)
-    sure = rng.random(5000)
-    judged = np.stack([sure, rng.random(5000) < sure ** 2, sure, sure], axis=1)
-    expected = 0
-    for m in range(15):
-        here = (sure >= m / 15) & (sure < (m + 1) / 15)
-        gap = abs(judged[here, 1].mean() - sure[here].mean())
-        expected += here.sum() / 5000 * gap
-    f = figures(add_up(judged, np.arange(5000) // 100).sum(axis=0), 1, 1)
-    assert BINS == 15 and f["calibration_error"] == pytest.approx(expected)
+    mood = rng.normal(size=(n, n_texts))
+    for t in range(1, n):
+        mood[t] = alike * mood[t - 1] + math.sqrt(1 - alike ** 2) * mood[t]
+    sure = torch.special.ndtr(torch.from_numpy(mood.T)).numpy()         # (n_texts, n), uniform
+    luck = rng.random(sure.shape)
+    return np.stack([-np.log(sure), luck < 0.9 * sure, luck < np.sqrt(sure), sure], axis=-1)
 
 
-@pytest.mark.parametrize("n_stretches", [50, pytest.param(20, marks=pytest.mark.slow)])
-def test_intervals_cover_the_truth_at_their_stated_rate(n_stretches):
-    """95 % of 500 texts, give or take 1 %: below 92 % or above 98 % three times in a thousand.
-
-    The calibration error is a sum of absolute values, rough where one is near 0: somewhat less.
-    """
-    covered = coverage(simulate(500, 10_000, np.random.default_rng(1)), n_stretches)
-    assert set(covered) == set(TRUTH)
-    for key, rate in covered.items():
-        assert (0.89 if key == "calibration_error" else 0.92) <= rate <= 0.98, (key, rate)
-
-
-def test_single_tokens_seem_surer_than_they_are():
-    assert coverage(simulate(60, 200, np.random.default_rng(1)), 200)["loss"] < 0.8
+def coverage(texts, n_blocks):
+    n, covered = texts.shape[1], dict.fromkeys(TRUTH, 0)
+    for scores in texts:
+        sums = add_up(scores, np.arange(n_blocks) * n // n_blocks)
+        found, resampled = figures(sums.sum(axis=0), n, n), figures(resample(sums), n, n)
+        for key, truth in TRUTH.items():
+            low, high = interval(found[key], resampled[key], n_blocks)
+            covered[key] += (low <= truth <= high) / len(texts)
+    return covered
 
 
-def test_few_stretches_give_no_interval():
-    assert interval(1.0, np.ones(1000), 19) is None and interval(1.0, np.ones(1000), 20) == [1, 1]
-    assert interval(float("nan"), np.ones(1000), 100) is None
-
-
-def test_an_interval_leans_the_other_way_than_the_resamples():
-    low, high = interval(1.0, np.linspace(0.9, 1.5, 1001), 10 ** 9)
-    assert (low, high) == (pytest.approx(2 - 1.485), pytest.approx(2 - 0.915))
+@pytest.mark.parametrize("n_blocks", [50, pytest.param(20, marks=pytest.mark.slow)])
+def test_intervals_cover_the_truth_at_their_stated_rate(n_blocks):
+    """Of 500 texts 95 %, give or take 1 %; not if single tokens are the blocks."""
+    for key, rate in coverage(simulate(500, 10_000), n_blocks).items():
+        assert rate <= 0.98 and rate >= (0.89 if key == "calibration_error" else 0.92), (key, rate)
+    assert coverage(simulate(60, 200), 200)["loss"] < 0.8
 
 
 def test_a_difference_is_surer_than_what_it_is_between():
     """Two models on the same texts, the second 0.02 nats worse wherever it is asked."""
-    rng, stretch = np.random.default_rng(1), np.arange(5000) * 50 // 5000
-    covered, widths = 0, []
-    for judged in simulate(100, 5000, rng):
-        worse = judged.copy()
-        worse[:, 0] += 0.02 + 0.1 * rng.normal(size=len(worse))
-        a, b = (resample(add_up(x, stretch))[:, 0] / 5000 for x in (judged, worse))
-        low, high = interval((worse - judged)[:, 0].mean(), b - a, 50)
-        alone = interval(judged[:, 0].mean(), a, 50)
+    rng, starts, covered = np.random.default_rng(1), np.arange(50) * 100, 0
+    for a in simulate(100, 5000):
+        b = a + np.pad(0.02 + 0.1 * rng.normal(size=(5000, 1)), [(0, 0), (0, 3)])
+        nats_a, nats_b = (resample(add_up(x, starts))[:, 0] / 5000 for x in (a, b))
+        low, high = interval((b - a)[:, 0].mean(), nats_b - nats_a, 50)
         covered += low <= 0.02 <= high
-        widths.append((high - low) / (alone[1] - alone[0]))
-    assert 0.88 <= covered / 100 <= 0.99 and max(widths) < 0.2
+        assert high - low < 0.2 * np.subtract(*interval(a[:, 0].mean(), nats_a, 50)[::-1])
+    assert 0.88 <= covered / 100 <= 0.99
 
 
-def test_resampling_repeats_and_keeps_the_mean():
-    sums = np.random.default_rng(2).random((100, 3))
-    assert (resample(sums) == resample(sums)).all()
-    assert resample(sums).shape == (1000, 3)
-    assert resample(sums).mean(axis=0) == pytest.approx(sums.sum(axis=0), rel=0.01)
-    assert resample(sums)[:, 0].std() == pytest.approx(10 * sums[:, 0].std(), rel=0.1)
-    assert (resample(sums, seed=2) != resample(sums)).any()
+def test_scores_figures_and_intervals_by_hand():
+    p = torch.tensor([[0.4, 0.3, 0.1, 0.08, 0.07, 0.05]] * 3).log()
+    scores = score([(p[:2], torch.tensor([0, 4])), (p[2:], torch.tensor([5]))])
+    assert scores[:, 0] == pytest.approx(-p[0, [0, 4, 5]].numpy())
+    assert scores[:, 1:] == pytest.approx(np.array([[1, 1, 0.4], [0, 1, 0.4], [0, 0, 0.4]]))
+    scores = np.array([[1.0, 1, 1, 0.95], [2.0, 0, 1, 0.95], [0.5, 1, 1, 0.5], [4.5, 0, 0, 1.0]])
+    f = figures(add_up(scores, [0, 2, 3]).sum(axis=0), 8, 5)
+    assert f["loss"] == 2 and f["perplexity"] == pytest.approx(math.e ** 2)
+    assert f["bits_per_byte"] == pytest.approx(1 / math.log(2)) == f["bits_per_character"] * 5 / 8
+    assert (f["top1_accuracy"], f["top5_accuracy"]) == (0.5, 0.75)
+    assert f["calibration_error"] == pytest.approx((abs(1 - 2.9) + abs(1 - 0.5)) / 4)   # two bins
+    assert interval(1, np.ones(1000), 19) is None and interval(1, np.ones(1000), 20) == [1, 1]
+    assert interval(1, np.linspace(0.9, 1.5, 1001), 10 ** 9) == pytest.approx([0.515, 1.085])
 
 
-def test_every_tokenizer_cuts_the_text_at_the_same_places():
-    """The k-th of n stretches ends after k n-ths of the bytes, give or take a token."""
-    text = TEXT * 3 + "\u00e9t\u00e9 " * 1000
+def test_every_tokenizer_has_the_same_blocks():
+    """The k-th of n blocks begins after k n-ths of the bytes, give or take a token."""
+    text = TEXT * 3 + "été " * 1000
     n_bytes = len(text.encode())
-    n = n_bytes // 1000
-    for name, size in (("char", None), ("bpe", 257), ("bpe", 300), ("word", None)):
-        tokens = tokenizer.build(name, [text], size)
-        ids, longest = tokens.encode(text), max(map(len, tokens.tokens))
-        stretch = stretches(ids, tokens, n_bytes)
-        assert len(stretch) == len(ids) - 1 and set(stretch) == set(range(n))
-        assert (np.diff(stretch) >= 0).all()
-        for k in range(1, n):
-            before = ids[:1 + int((stretch < k).sum())]
-            assert abs(len(tokens.decode(before).encode()) - k * n_bytes / n) <= longest
+    for tok in (tokenizer.build(kind, [text]) for kind in ("char", "bpe", "word")):
+        ids, longest = tok.encode(text), max(map(len, tok.vocab))
+        starts = block_starts(ids, tok, n_bytes)
+        assert len(starts) == n_bytes // 1000 and starts[0] == 0
+        for k, start in enumerate(starts[1:], start=1):
+            before = tok.decode(ids[:1 + start]).encode()
+            assert abs(len(before) - k * n_bytes / len(starts)) <= longest
+    a, eot = tok.encode("wall"), [tok.eot]
+    assert len(block_starts(a * 10 ** 6, tok, 4 * 10 ** 6)) == 100
+    assert block_starts(a * 1000 + eot * 1000 + a * 1000, tok, 2000).tolist() == [0, 1999]
 
 
-def test_a_separator_is_no_text_and_a_long_text_has_100_stretches():
-    tokens = tokenizer.build("word", ["a b"])
-    a, eot = tokens.encode("a")[0], tokens.eot
-    assert stretches([a] * 1000 + [eot] * 1000 + [a] * 1000, tokens, 2000).tolist() == (
-        [0] * 1999 + [1] * 1000)
-    assert set(stretches([a] * 10 ** 6, tokens, 10 ** 6)) == set(range(100))
-    assert set(stretches([eot] * 5, tokens, 0)) == {0}
+def test_loss_by_position():
+    """Of 29 windows and a half; each group of positions has the mean of those it holds."""
+    level = np.random.default_rng(1).normal(size=29)
+    nats = np.append((level[:, None] + np.arange(100)).flatten(), np.full(50, 1e6))
+    read, loss, half = loss_by_position(nats, 100)
+    assert loss == pytest.approx(read - 1 + level.mean())
+    assert read[:3].tolist() == [1, 2, 3] and 80 < read[-1] < 100
+    assert half == pytest.approx(1.96 * level.std(ddof=1) / math.sqrt(29))
+    assert (loss_by_position(nats[:1900], 100)[2] == 0).all()       # 19 windows say too little
+    assert loss_by_position(nats[:7], 100)[0].max() <= 7            # a text below one window
 
 
-def test_it_runs_by_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--texts", "3"])
-    bootstrap.main()
-    out = capsys.readouterr().out
-    assert "3 texts" in out and "1,000" in out
-    assert "--texts" in one_line("bootstrap.py", "--texts", 0, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    """first; twin, a copy of it; worse, with other weights; other, on a text of the same size."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    (folder / "long.txt").write_text("\n".join(f"{n * n} bottles on the wall," for n in range(999)))
+    (folder / "other.txt").write_text(TEXT.replace("green", "neerg"))
+    for name in ("twin", "worse", "other"):
+        shutil.copytree(folder / "runs/first", folder / "runs" / name)
+    saved = torch.load(folder / "runs/first/best.pt", weights_only=True)
+    saved["model"]["W_vocab"] *= -1
+    torch.save(saved, folder / "runs/worse/best.pt")
+    config = read_config(folder / "runs/first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config["corpus"]["folder"] = str(prepare(DataConfig(("other.txt",), "char")))
+    (folder / "runs/other/config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_figures_are_those_of_eval(runs):
+    found = json.loads(inside("beyond.bootstrap", "first", "--json", cwd=runs))["runs"][0]
+    theirs = json.loads(inside("eval.py", "first", "--json", cwd=runs).splitlines()[0])
+    for key in set(found["intervals"]) - {"calibration_error"}:
+        assert found[key] == pytest.approx(theirs[key], rel=1e-6), key
+    val = load_corpus(runs / read_config(runs / "runs/first")["corpus"]["folder"]).val
+    log_p = torch.cat([x for x, _ in log_probs(load_run(runs / "runs/first")[0], val)]).double()
+    sure, guess = (x.numpy() for x in log_p.exp().max(-1))
+    gaps = np.bincount((sure * 15).astype(int), (guess == val[1:]) - sure)      # Guo's 15 bins
+    assert found["calibration_error"] == pytest.approx(abs(gaps).sum() / len(sure), rel=1e-5)
+    assert (runs / "runs/first/bootstrap.png").exists()
+
+
+def test_runs_are_compared_on_the_same_text_only(runs):
+    names = ["worse", "first", "twin", "--out", "p.png", "--text", "long.txt"]
+    first, twin, worse = json.loads(inside("beyond.bootstrap", *names, "--json", cwd=runs))["runs"]
+    out = inside("beyond.bootstrap", *names, cwd=runs)
+    for key, (low, high) in worse["intervals"].items():
+        form = ".2%" if "accuracy" in key or "error" in key else ",.4f"
+        line = f"{key.replace('_', ' ')} {worse[key]:{form}} {low:{form}} to {high:{form}}"
+        assert line in re.sub(" +", " ", out) and low < worse[key] < high, key
+    d = worse["difference"]
+    assert d["bits_per_byte"] == worse["bits_per_byte"] - first["bits_per_byte"]
+    assert 0 < d["interval"][0] < d["bits_per_byte"] < d["interval"][1]
+    assert twin["difference"] == {"than": "runs/first", "bits_per_byte": 0, "interval": [0, 0]}
+    assert f"worse needs {d['bits_per_byte']:+.4f} bits" in out and out.count("chance") == 1
+    assert "more than runs/first (+0.0000 to +0.0000: could be chance)" in out
+    assert (runs / "p.png").read_bytes()[:4] == b"\x89PNG"
+    out = inside("beyond.bootstrap", "first", "other", "worse", cwd=runs)
+    assert "other was measured on another text" in out and "worse needs" in out
+    for said, *arguments in (("no run", "first", "none"), ("nowhere", "--text", "nowhere"),
+                             ("no folder", "--out", "nowhere/x.png")):
+        assert said in one_line("beyond.bootstrap", *arguments, cwd=runs)

@@ -2,100 +2,90 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-import curves
+from beyond import curves
+from conftest import inside, one_line
+
+FALLING, FLAT = [4 - 3 * step / 100 for step in range(100)], [1.5] * 100
+BENT = [3, 2.8, 2.6, 2.5, 2.4, 2.41, 2.43, 2.5, 2.6, 2.7]
 
 
-def a_run(folder, train, val, every=10, **settings):
-    """A run folder with these losses, one look at the validation split every so many steps."""
-    folder.mkdir(parents=True)
-    config = {"data": {"source": ["a"]}, "model": {"n_layer": 2},
-              "train": {"seed": 1, **settings}, "corpus": {}}
+def a_run(folder, train, val, bits_per_nat=1.0, **settings):
+    """A run folder with these losses, evaluated on its validation split every ten steps."""
+    folder.mkdir()
+    config = {"data": {"source": ["a"]}, "model": {"n_layer": 2}, "train": settings, "corpus": {}}
     (folder / "config.json").write_text(json.dumps(config))
-    lines = []
-    for step, loss in enumerate(train, 1):
-        m = {"step": step, "tokens": 8 * step, "epoch": step / 40, "seconds": step / 10, "lr": 0.1,
-             "train_loss": loss}
-        if step % every == 0 and step // every <= len(val):
-            m["val_loss"] = val[step // every - 1]
-        lines.append(json.dumps(m) + "\n")
-    (folder / "metrics.jsonl").write_text("".join(lines))
+    with open(folder / "metrics.jsonl", "w") as file:
+        for step, loss in enumerate(train, 1):
+            m = dict(step=step, tokens=8 * step, seconds=step / 10, lr=0.1, train_loss=loss)
+            if step % 10 == 0 and step // 10 <= len(val):
+                m["val_loss"] = val[step // 10 - 1]
+                m["val_bits_per_byte"] = bits_per_nat * m["val_loss"]
+            file.write(json.dumps(m) + "\n")
     return folder
 
 
-FALLING = [4 - 3 * step / 100 for step in range(100)]
-FLAT = [1.5] * 100
-
-
 @pytest.mark.parametrize("train, val, says", [
-    (FALLING, [3, 2.8, 2.6, 2.5, 2.4, 2.3, 2.2, 2.1, 2.05, 2.0], "Still learning"),
-    (FALLING, [3, 2.8, 2.6, 2.5, 2.4, 2.41, 2.43, 2.5, 2.6, 2.7], "Overfitting: since step 50"),
-    (FLAT, [1.52] * 10, "Underfitting"),
+    (FALLING, FALLING[::10], "Still learning: the validation loss fell by 0.300"),
+    (FALLING, BENT, "Overfitting: since step 50 the validation loss has risen by 0.300"),
+    (FLAT, [1.52] * 10, "Underfitting: text it learns from and text it has never seen are equally "
+                        "hard (1.500 and 1.520)"),
     (FLAT, [1.9] * 10, None),                           # a gap, but neither rises: nothing to say
     (FLAT, [1.9] * 4 + [1.6] + [1.9] * 5, None),        # it rose, but training did not fall
-])
+    (FALLING[:10], [2], None)])                         # one evaluation tells nothing
 def test_the_words(train, val, says, tmp_path):
     said = curves.verdict(curves.read_metrics(a_run(tmp_path / "run", train, val)))
     assert said is says or said.startswith(says)
 
 
-def test_the_numbers_in_the_words(tmp_path):
-    val = [3, 2.8, 2.6, 2.5, 2.4, 2.41, 2.43, 2.5, 2.6, 2.7]
-    said = curves.verdict(curves.read_metrics(a_run(tmp_path / "run", FALLING, val)))
-    assert "risen by 0.300 nats" in said
-    assert curves.verdict(curves.read_metrics(a_run(tmp_path / "short", FALLING[:10], [2]))) is None
-
-
 def test_the_race(tmp_path):
+    """The goal is what the worse of two runs reached; a crash may cut the last line short."""
     slow = a_run(tmp_path / "slow", FLAT, [3.0, 2.5, 2.2, 2.0, 2.1])
     fast = a_run(tmp_path / "fast", FLAT[:50], [2.4, 1.9, 1.8, 1.7, 1.6])
-    goal, (one, other) = curves.race([slow, fast])
-    assert goal == 2.0 and one["step"] == 40 and other["step"] == 20 and other["seconds"] == 2.0
+    with open(fast / "metrics.jsonl", "a") as file:
+        file.write('{"step": 51, "lo')
+    said = inside("beyond.curves", slow, fast, cwd=tmp_path)
+    assert "A validation loss of 2.000 nats per token was reached by" in said
+    rows = [line.split() for line in said.splitlines()[3:5]]
+    assert rows == [["fast", "2.0", "20", "160"], ["slow", "4.0", "40", "320"]]
+    assert "fast: Still learning" in said
 
 
-def test_labels_name_what_differs(tmp_path):
-    folders = [a_run(tmp_path / name, FLAT, [1] * 10, **settings) for name, settings in (
-        ("a", dict(steps=5, lr=1)), ("b", dict(steps=5, lr=2)))]
-    assert curves.differences(folders) == ["a: lr 1", "b: lr 2"]
-    assert curves.differences(folders[:1]) == ["a"]
+def test_different_tokenizers_race_in_bits_per_byte(tmp_path):
+    """Twice the nats per token, of tokens three times as long, is the better model."""
+    chars = a_run(tmp_path / "chars", FLAT, [1.5] * 10, bits_per_nat=1.2)
+    words = a_run(tmp_path / "words", [3.0] * 100, [3.0] * 10, bits_per_nat=0.4)
+    runs, unit = curves.read_runs([chars, words])
+    for run, bits in zip(runs, (1.8, 1.2)):
+        assert run[9]["val_loss"] == run[9]["train_loss"] == pytest.approx(bits)
+    said = inside("beyond.curves", chars, words, "--out", "x.png", cwd=tmp_path)
+    assert "drew x.png. A validation loss of 1.800 bits per byte" in said and unit in said
 
 
-def test_smooth_by_hand():
-    cut, mean = curves.smooth(list(range(250)))         # five around each
-    assert cut == 2 and mean == pytest.approx(range(2, 248))
-    assert curves.smooth([1, 2, 3])[0] == 0
-
-
-@pytest.mark.parametrize("against", curves.AXES)
-@pytest.mark.parametrize("n", [1, 2, 6])
-def test_pictures_are_whole(against, n, tmp_path):
-    folders = [a_run(tmp_path / str(i), [x + i for x in FALLING], [2 + i] * 10, seed=i)
+@pytest.mark.parametrize("against, last, n", [("steps", 100, 1), ("tokens", 800, 2),
+                                              ("seconds", 10, 6)])
+def test_what_is_drawn(against, last, n, tmp_path, monkeypatch):
+    """The last run's lines; its training loss is the mean of three steps."""
+    folders = [a_run(tmp_path / f"r{i}", [i, i + 1, i] * 34, [2 + i] * 10, lr=3, seed=i)
                for i in range(n)]
-    curves.draw_curves(folders, tmp_path / "curves.png", against)
-    picture = Image.open(tmp_path / "curves.png").convert("RGB")
-    assert picture.size[0] > 900 and len(picture.getcolors(1 << 20)) > 100
+    drawn = []
+    monkeypatch.setattr(curves, "Figure", lambda **kw: drawn.append(Figure(**kw)) or drawn[-1])
+    inside("beyond.curves", *folders, "--against", against, cwd=tmp_path)
+    assert len(Image.open(tmp_path / "curves.png").convert("RGB").getcolors(1 << 20)) > 100
+    top, below = drawn[0].axes
+    training, validation = top.lines[-2:]
+    assert validation.get_xdata()[-1] == last and set(validation.get_ydata()) == {1 + n}
+    assert training.get_ydata() == pytest.approx([n - 1 + 1 / 3] * 100)
+    assert len(top.lines) == 2 * n and len(below.lines) == n
+    label = top.get_legend().get_texts()[-1].get_text()
+    assert label == (f"r{n - 1}: seed {n - 1} ({n + 1:.3f})" if n > 1 else "r0 (2.000)")
 
 
-def test_metrics_that_cannot_be_read(tmp_path):
-    folder = a_run(tmp_path / "run", FLAT, [1] * 10)
-    curves.cut_metrics(folder, 7)
-    assert [m["step"] for m in curves.read_metrics(folder)] == list(range(1, 8))
-    with open(folder / "metrics.jsonl", "a") as file:
-        file.write('{"step": 8, "lo')           # a crash cut it short
-    assert [m["step"] for m in curves.read_metrics(folder)] == list(range(1, 8))
-    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
-    with pytest.raises(ValueError, match="is damaged"):
-        curves.read_metrics(folder)
-    (folder / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match="no step yet"):
-        curves.read_metrics(folder)
-
-
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    folder = a_run(tmp_path / "run", FLAT, [1] * 10)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/loss.png").mkdir()        # a folder in the way
-    with pytest.raises(OSError, match="what was there is untouched"):
-        curves.draw_curves([folder], tmp_path / "full/loss.png")
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["loss.png"]
+def test_bad_input_is_one_line(tmp_path):
+    run = a_run(tmp_path / "run", FLAT, [])
+    assert "run has not been evaluated" in one_line("beyond.curves", run, cwd=tmp_path)
+    assert "no run nowhere" in one_line("beyond.curves", run, "nowhere", cwd=tmp_path)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n')
+    assert "metrics.jsonl is damaged" in one_line("beyond.curves", run, cwd=tmp_path)

@@ -1,39 +1,34 @@
-"""The index against a plain sort, the longest copy against a plain search."""
-import io
+"""The index against a plain sort, the longest copy against a plain search, the gap by hand."""
 import json
-import sys
-from contextlib import redirect_stdout
+import math
+import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
-import memorised
-from conftest import example, given, one_line, settings, st
-from memorised import honest_lengths, longest_copy, report, suffix_array
+from beyond import memorised
+from beyond.memorised import gap, longest_copy, report, suffix_array, windows_trained_on
+from conftest import example, given, inside, one_line, settings, st
+from data import batch, epoch_order, load_corpus
+from sample import generate, load_run, picker, read_config
 
 few_letters = st.lists(st.sampled_from([0, 97, 98, 255]), max_size=80).map(bytes)
 
 
-@settings(max_examples=200, deadline=None)
-@given(few_letters)
-@example(b"")
-@example(b"a")
-@example(b"a" * 100)
-@example(b"\0" * 40)
-@example(b"to be or not to be " * 20)
-def test_the_index_is_the_sorted_suffixes(text):
-    assert suffix_array(text).tolist() == sorted(range(len(text)), key=lambda i: text[i:])
-
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(few_letters, few_letters)
 @example(b"abcab", b"abc" * 30)
-def test_the_longest_copy_is_the_longest(passage, text):
-    stretch, where = longest_copy(passage, text, suffix_array(text))
-    assert text[where:where + len(stretch)] == stretch and stretch in passage
-    longest = max((j - i for i in range(len(passage)) for j in range(i, len(passage) + 1)
-                   if passage[i:j] in text), default=0)
-    assert len(stretch) == longest
+@example(b"", b"\0" * 100)
+def test_the_index_is_the_sorted_suffixes_and_the_longest_copy_the_longest(written, text):
+    index = suffix_array(text)
+    assert index.tolist() == sorted(range(len(text)), key=lambda i: text[i:])
+    copy, where = longest_copy(written, text, index)
+    assert text[where:where + len(copy)] == copy and copy in written
+    assert len(copy) == max((j - i for i in range(len(written)) for j in range(i, len(written) + 1)
+                             if written[i:j] in text), default=0)
 
 
 TEXT = "Il était une fois un roi, et une reine qui était sa femme. Ils vivaient au château. "
@@ -41,76 +36,82 @@ TEXT = "Il était une fois un roi, et une reine qui était sa femme. Ils vivaien
 
 def test_a_copied_passage_is_found_and_told_from_honest_text():
     text, val = (TEXT * 3).encode(), ("Tout autre chose: " * 80).encode()
-    order = suffix_array(text)
-    r = report("Voici: une reine qui était sa femme!".encode(), val, text, order)
-    assert r["copied"] == " une reine qui était sa femme" and r["copied_characters"] == 29
-    assert r["before"].endswith("roi, et") and r["after"].startswith(". Ils vivaient")
-    assert r["characters"] == 36 and r["copied_characters"] > r["honest_longest"] >= 1
-    assert "it copies" in memorised.describe(r)
-    r = report(val[:60], val, text, order)
-    assert r["copied_characters"] <= r["honest_longest"]
-    assert "it copies" not in memorised.describe(r)
-
-
-def test_there_is_no_verdict_on_little_honest_text():
-    """20 passages as long as the text, side by side, or none."""
-    text, passage = (TEXT * 3).encode(), b"une reine qui"
-    order = suffix_array(text)
-    for n, said in ((20, "it copies"), (19, "19 passages as long, too few"), (0, "0 passages")):
-        r = report(passage, b"x" * len(passage) * n, text, order)
-        assert r["honest_passages"] == n and said in memorised.describe(r)
-        assert ("it copies" in memorised.describe(r)) == (n == 20)
-    assert r["honest_longest"] is None and r["honest_median"] is None
+    said = report("Voici: une reine qui était sa femme!".encode(), text, val)
+    assert "Of 36 characters" in said and "has 29:" in said and "this is copied" in said
+    assert "roi, et[ une reine qui était sa femme]. Ils vivaient" in said
+    said = report(val[:60], text, val)
+    assert "no more than honest text" in said and "copied" not in said
+    for n, verdict in ((20, "copied"), (19, "has 19 passages as long, too few"), (0, "0 passages")):
+        assert verdict in report(b"une reine qui", text, b"x" * len(b"une reine qui") * n)
+    # The longest passage of bytes may end within a character: é and è begin alike.
+    assert "has 3:\n\n[caf]" in report("cafè".encode(), "café".encode(), b"z")
 
 
 @given(st.integers(1, 50), st.integers(0, 2000))
-def test_honest_passages_do_not_overlap(size, n_bytes):
+def test_honest_passages_are_of_all_of_the_split_and_do_not_overlap(size, n_bytes):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memorised, "longest_copy", lambda passage, *index: (seen.append(passage), 0))
-        patch.setattr(memorised, "characters", lambda stretch: 1)
-        val = np.arange(n_bytes)
-        honest_lengths(size, val, b"", [])
+        patch.setattr(memorised, "shown", lambda passage: "")
+        memorised.honest_lengths(size, np.arange(n_bytes), b"", [])
     assert len(seen) == min(200, n_bytes // size) and all(len(part) == size for part in seen)
     assert all(a[-1] < b[0] for a, b in zip(seen, seen[1:]))
+    assert len(seen) < 2 or (seen[0][0], seen[-1][-1]) == (0, n_bytes - 1)
 
 
-def test_whole_characters_are_counted_and_shown():
-    """The longest stretch of bytes may end within a character: \u00e9 and \u00e8 begin alike."""
-    text = "caf\u00e9".encode()
-    r = report("caf\u00e8".encode(), b"z", text, suffix_array(text))
-    assert (r["copied"], r["copied_characters"]) == ("caf", 3)
+def test_only_windows_that_training_has_drawn_are_measured():
+    """With the run's seed, and of its steps only: all of an epoch, and a part of the second."""
+    tokens, T, train = np.arange(1000), 10, {"seed": 7, "batch_size": 6}
+    drawn = np.append(*(epoch_order(1000, T, 7, epoch) for epoch in (0, 1)))[:120].reshape(20, 6)
+    for n, steps in ((10 ** 6, range(20)), (200, (0, 6, 12, 19))):
+        batches = list(windows_trained_on(tokens, T, train, 20, n))
+        assert [ids[:, 0].tolist() for ids, _ in batches] == drawn[list(steps)].tolist()
+        assert all((targets == ids + 1).all() for ids, targets in batches)
 
 
-def test_honest_passages_come_from_all_of_the_split():
-    text = b"the end of the split stands in the training text"
-    val = b"x" * 5000 + text
-    lengths = honest_lengths(len(text), val, text, suffix_array(text), n=50)
-    assert len(lengths) == 50 and lengths[0] == 1 and lengths[-1] == len(text)
+def test_the_gap_and_its_interval_by_hand():
+    """Blocks of 200 tokens that are all alike; the two texts are, but only by chance."""
+    level = np.random.default_rng(1).normal(2, 0.5, 100)
+    val, trained = np.repeat(level, 200), np.repeat(level - 1, 200)
+    half = 1.96 * math.sqrt(2 * level.var(ddof=1) / 100)
+    assert gap(trained, val) == pytest.approx((1, half))
+    assert gap(val, trained) == pytest.approx((-1, half))
+    assert gap(val[:3999], val)[1] == gap(val, val[:3999])[1] == math.inf > gap(val[:4000], val)[1]
 
 
-def said(*arguments, cwd, monkeypatch):
-    monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["memorised.py", *map(str, arguments)])
-    with redirect_stdout(io.StringIO()) as out:
-        memorised.main()
-    return out.getvalue()
+def test_a_run(trained, tmp_path):
+    """Its losses against PyTorch's and eval.py's; what it writes; without best.pt."""
+    folder = trained / "runs/first"
+    out = inside("beyond.memorised", "--run", "first", "--tokens", 80, cwd=trained)
+    model, tokenizer = load_run(folder)
+    corpus = load_corpus(trained / read_config(folder)["corpus"]["folder"])
+    n = len(corpus.val) - 1
+    steps = np.linspace(0, 29, min(30, math.ceil(n / 64))).astype(int).tolist()
+    with torch.no_grad():
+        ids, targets = map(torch.cat, zip(*(batch(corpus.train, 4, 16, 1, step) for step in steps)))
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    val_loss = json.loads(inside("eval.py", "first", "--json", cwd=trained).splitlines()[0])["loss"]
+    shown = [float(x) for x in re.findall(r"[-+]?\d\.\d{4}", out)[:3]]
+    assert shown == pytest.approx([loss.item(), val_loss, val_loss - loss.item()], abs=1e-4)
+    assert f"on {64 * len(steps):,} tokens" in out and f"on {n:,} of the validation split" in out
+    written = tokenizer.decode([i for i, in generate(model, [[tokenizer.eot]], 80, picker(1, 1.0))])
+    assert f"Of {len(written)} characters" in out
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)  # load_run() then takes the last weights
+    (tmp_path / "runs/first/best.pt").unlink()
+    last = torch.load(folder / "last.pt", weights_only=True)
+    torch.save(last | {"step": 7}, tmp_path / "runs/first/last.pt")
+    out = inside("beyond.memorised", "12 green bottles", "--run", "first", cwd=tmp_path)
+    assert "after 7 steps" in out and f"on {7 * 64} tokens" in out and "[12 green bottles]" in out
 
 
-def test_it_runs_by_itself(trained, monkeypatch, tmp_path):
-    out = said("and 17 green bottles hanging there", "--source", "text.txt", cwd=trained,
-               monkeypatch=monkeypatch)
-    assert "There are 34 characters." in out and "[17 green bottles hanging ]on the wall" in out
-    (tmp_path / "mine.txt").write_text("12 green bottles", encoding="utf-8")
-    assert "[12 green bottles]" in said("--file", tmp_path / "mine.txt", "--source", "text.txt",
-                                        cwd=trained, monkeypatch=monkeypatch)
-    found = said("12 green bottles", "--json", "--source", "text.txt", cwd=trained,
-                 monkeypatch=monkeypatch)
-    assert json.loads(found)["copied"] == "12 green bottles"
-
-
-def test_bad_input_is_one_line(trained, tmp_path):
-    assert "no text" in one_line("memorised.py", "", cwd=trained)
-    assert "nowhere" in one_line("memorised.py", "--file", "nowhere", cwd=trained)
-    (tmp_path / "latin").write_bytes(b"caf\xe9")
-    assert "not UTF-8" in one_line("memorised.py", "--file", tmp_path / "latin", cwd=trained)
+def test_texts_of_a_person(trained, tmp_path):
+    (tmp_path / "mine.txt").write_text("and 17 green bottles hanging there")
+    for text in (["and 17 green bottles hanging there"], ["--file", tmp_path / "mine.txt"]):
+        out = inside("beyond.memorised", *text, "--source", "text.txt", cwd=trained)
+        assert "Of 34 characters" in out and "[17 green bottles hanging ]on the wall" in out
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for said, *arguments in (("no text", ""), ("no text", "--file", tmp_path / "empty.txt"),
+                             ("latin.txt", "--file", tmp_path / "latin.txt"),
+                             ("--tokens", "--tokens", 0), ("no run", "--run", "none")):
+        assert said in one_line("beyond.memorised", *arguments, cwd=trained)
