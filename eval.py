@@ -1,13 +1,12 @@
 """
 Evaluation: how good is a model, on text it has never learned from?
 
-The model reads a text, a window at a time, and at each position is asked for the next token. From
-its log-probabilities come
+It reads a text, a window at a time, and at each position is asked for the next token:
 
     loss            the mean negative log-likelihood, -ln p(the token that came), in nats
     perplexity      e to the loss: it hesitates as if between so many equally probable tokens
     bits per byte   the negative log-likelihood of the text in bits, for each of its bytes, which
-                    is fair between tokenizers; bits per character, the same for each character
+                    is fair between tokenizers; bits per character likewise
     top-1, top-5    how often the token that came was the most probable, or among the first five
 
     python eval.py                          # the newest run, on its validation split
@@ -16,7 +15,6 @@ its log-probabilities come
 """
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,22 +40,18 @@ def log_probs(model, ids):
         yield torch.log_softmax(logits.float(), dim=-1), targets.to(device).flatten()
 
 
-def open_text(folder, text=None):
-    """What a run is evaluated on: the file text, or the validation split of its corpus.
-
-    Returns name, ids, and how many bytes and characters they stand for.
-    """
-    if text:
-        from_file = "\n\n".join(t for _, t in data.documents([text]))
-        _, tokenizer = load_run(folder)
-        ids = np.array(tokenizer.encode(from_file), dtype=np.uint32)
-        counts = {"bytes": len(from_file.encode()), "characters": len(from_file)}
+def open_text(folder, file=None):
+    """What a run is evaluated on, a file or its validation split: name, ids, bytes, characters."""
+    if file:
+        text = "\n\n".join(text for _, text in data.documents([file]))
+        ids = np.array(load_run(folder)[1].encode(text), dtype=np.uint32)
+        counts = {"bytes": len(text.encode()), "characters": len(text)}
     else:
         corpus = data.load_corpus(read_config(folder)["corpus"]["folder"])
-        ids, counts, text = corpus.val, corpus.meta["val"], f"validation split of {corpus.folder}"
+        ids, counts, file = corpus.val, corpus.meta["val"], f"validation split of {corpus.folder}"
     if len(ids) < 2:
-        raise ValueError(f"{text} has {len(ids)} tokens; it takes two to predict one")
-    return SimpleNamespace(name=str(text), ids=ids, bytes=counts["bytes"],
+        raise ValueError(f"{file} has {len(ids)} tokens; it takes two to predict one")
+    return SimpleNamespace(name=file, ids=ids, bytes=counts["bytes"],
                            characters=counts["characters"])
 
 
@@ -84,22 +78,22 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options = parser.parse_args()
     with clear_errors():
-        device, rows = pick_device(options.device), []
+        device, rows = pick_device(options.device), {}
         for folder in dict.fromkeys(map(find_run, options.runs or [None])):
             model, _ = load_run(folder, device)
             text, V = open_text(folder, options.text), model.config.vocab_size
-            rows.append({"model": str(folder), "text": text.name}
-                        | measure(log_probs(model, text.ids), text))
             bits = (len(text.ids) - 1) * math.log2(V)       # of the uniform baseline
-            rows.append({"model": f"uniform guess of {V:,}", "text": text.name, "loss": math.log(V),
-                         "perplexity": V, "bits_per_byte": bits / text.bytes,
-                         "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
-                         "top5_accuracy": min(5, V) / V})
+            rows[str(folder), text.name] = measure(log_probs(model, text.ids), text)
+            rows[f"uniform guess of {V:,}", text.name] = {
+                "loss": math.log(V), "perplexity": V, "bits_per_byte": bits / text.bytes,
+                "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
+                "top5_accuracy": min(5, V) / V}
+    rows = [{"model": name, "text": text} | row for (name, text), row in rows.items()]
     rows.sort(key=lambda row: row["bits_per_byte"])
     width = max(len(row["model"]) for row in rows) + 2
     if not options.json:
-        print(*dict.fromkeys(row["text"] for row in rows), "", sep="\n")
-        print(f"{'model':{width}}   loss  perplexity  bits/byte  bits/char   top-1   top-5")
+        print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':{width}}   loss  perplexity"
+              "  bits/byte  bits/char   top-1   top-5", sep="\n")
     for row in rows:
         print(json.dumps(row) if options.json else (
             f"{row['model']:{width}}{row['loss']:7.4f}{row['perplexity']:12.3f}"

@@ -2,7 +2,8 @@
 GPT from raw tensors: what a language model computes, every step written out.
 
 A language model reads T tokens and gives, at each of the T positions, a score (a logit) to every
-token of its vocabulary: how well it would do as the next one. GPT gets there in three moves:
+token of its vocabulary: how well it would do as the next one. GPT (Radford et al., 2019; the
+transformer of Vaswani et al., 2017) gets there in three moves:
 
     embed     each token id becomes a vector of C numbers
     mix       n_layer blocks; in each, every position first gathers what it needs from the
@@ -13,9 +14,6 @@ Where the field has changed its mind since GPT-2, a switch of GPTConfig picks th
 the end of a line is the shape of its result:
     B sequences   T tokens in each   S positions to attend to   C = n_embd numbers per token
     H query heads   G heads of keys and values   D = C / H numbers in a head   V = vocab_size
-
-Papers: Attention Is All You Need (Vaswani et al., 2017); Language Models are Unsupervised
-Multitask Learners (GPT-2; Radford et al., 2019). Later ideas name theirs where they stand.
 """
 import math
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 # ---- The maths. `...` stands for any leading dimensions, usually B, T or B, H, T.
-
 
 def embedding(ids, W):
     """One vector for each id: row ids[...] of the table W (V, C)."""
@@ -50,7 +47,6 @@ def cross_entropy(logits, targets, ignore=-1):
     """The loss: the mean negative log-likelihood of the targets, -ln p(target), in nats.
 
     logits (..., V), targets (...) of ids; a target that is the number `ignore` does not count.
-    Zero is certainty; a uniform guess has a loss of ln(V).
     """
     x = logits - logits.max(dim=-1, keepdim=True).values        # (..., V)
     log_p = x - x.exp().sum(dim=-1, keepdim=True).log()         # (..., V), ln softmax(x)
@@ -111,6 +107,18 @@ def rotary(x, cos, sin):
     return x * cos + partner * sin                              # (..., T, H, D)
 
 
+def ngram_rows(ids, T, n, rows):
+    """Rows of a table for the 2, 3 ... n tokens that end at each of the last T positions of ids
+    (B, S). N-grams are too many for a row each: a hash scatters those of each length over `rows`.
+    """
+    ids = torch.cat([ids.new_zeros(len(ids), n - 1), ids + 1], dim=1)       # (B, n - 1 + S)
+    hash, found, stop = 0, [], ids.shape[1]
+    for k in range(n):                                          # the token k positions back
+        hash = hash * 1_000_003 + ids[:, stop - T - k:stop - k]             # (B, T)
+        found.append((k - 1) * rows + hash % rows)              # (B, T)
+    return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1)
+
+
 def causal_mask(T, S, device=None):
     """True where one of the last T of S positions (rows) may attend: to itself and the past."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)    # (T, S)
@@ -130,9 +138,8 @@ def attention(q, k, v, p=0.0):
     return dropout(weights, p) @ v                              # (..., H, T, D)
 
 
-# ---- The same maths for running: PyTorch's own kernels do in one pass over memory what the lines
-# above do in several. tests/test_model.py proves each pair equal, in value and in gradient.
-
+# ---- The same maths in PyTorch's own kernels, for running: fewer passes over memory. The tests
+# prove each pair equal, in value and in gradient.
 
 def fused_attention(q, k, v, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
@@ -201,8 +208,7 @@ ARCHS = {       # GPT-2, 2019; Llama, 2023; and the default: what has proven its
     "gpt2": dict(norm="layernorm", position="learned", mlp="gelu", qk_norm=False, ngram=1,
                  tie_embeddings=True, bias=True, zero_init=False),
     "llama": dict(mlp="swiglu", n_kv_head=2, qk_norm=False, ngram=1, zero_init=False),
-    "modern": dict(),
-}
+    "modern": dict()}
 
 
 def weight(*shape, std=0.02):
@@ -213,9 +219,9 @@ def weight(*shape, std=0.02):
 class Norm(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.config, self.gain = c, nn.Parameter(torch.ones(c.n_embd))
-        with_bias = c.bias and c.norm == "layernorm"
-        self.bias = nn.Parameter(torch.zeros(c.n_embd)) if with_bias else None
+        self.config, biased = c, c.bias and c.norm == "layernorm"
+        self.gain = nn.Parameter(torch.ones(c.n_embd))
+        self.bias = nn.Parameter(torch.zeros(c.n_embd)) if biased else None
 
     def forward(self, x):
         c = self.config
@@ -225,9 +231,7 @@ class Norm(nn.Module):
 
 
 class Cache:
-    """The KV cache: keys and values of the positions already read, which never change, as no
-    position sees what comes after it. Use it under torch.no_grad().
-    """
+    """The KV cache: keys and values of the positions already read. For torch.no_grad() only."""
 
     def __init__(self, c, B, room, device):
         self.ids = torch.zeros(B, 0, dtype=torch.long, device=device)       # (B, S)
@@ -288,30 +292,6 @@ class Block(nn.Module):
         return x + drop(self.mlp(self.norm2(x)), p)                                 # (B, T, C)
 
 
-class NgramEmbedding(nn.Module):
-    """A vector for what the last 2, 3 ... n tokens mean together (Huang et al., 2025): what follows
-    "th" is looked up, and blocks are free for what cannot be. There are too many n-grams for a row
-    each; a hash scatters them over a table, and some share one.
-    """
-
-    def __init__(self, c):
-        super().__init__()
-        self.config, self.table = c, weight((c.ngram - 1) * c.ngram_rows, c.n_embd)
-
-    def forward(self, ids, T):
-        """For the last T positions of ids (B, S), the vectors of all lengths, summed: (B, T, C)."""
-        n, rows = self.config.ngram, self.config.ngram_rows
-        nothing = ids.new_zeros(len(ids), n - 1)                # before the text begins
-        ids = torch.cat([nothing, ids + 1], dim=1)              # (B, n - 1 + S)
-        hash, found, stop = 0, [], ids.shape[1]
-        for k in range(n):                                      # the token k positions back
-            hash = hash * 1_000_003 + ids[:, stop - T - k:stop - k]         # (B, T)
-            if k > 0:
-                found.append((k - 1) * rows + hash % rows)      # each length has rows of its own
-        found = torch.stack(found, dim=-1)                      # (B, T, n - 1)
-        return self.config.ops.embedding(found, self.table).sum(dim=-2)     # (B, T, C)
-
-
 class GPT(nn.Module):
     """The whole model: ids (B, T) in, logits (B, T, V) out; logits[:, t] has seen ids[:, :t+1]."""
 
@@ -320,7 +300,7 @@ class GPT(nn.Module):
         self.config, V, C = c, c.vocab_size, c.n_embd
         self.token_table = weight(V, C)                         # (V, C)
         if c.ngram > 1:
-            self.ngrams = NgramEmbedding(c)
+            self.ngram_table = weight((c.ngram - 1) * c.ngram_rows, C)      # (Huang et al., 2025)
         if c.position == "learned":
             self.position_table = weight(c.context_length, C)   # (longest T, C)
         else:
@@ -339,7 +319,8 @@ class GPT(nn.Module):
             raise ValueError(f"{stop} tokens do not fit a context of {c.context_length}")
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)
         if c.ngram > 1:
-            x = x + self.ngrams(read, T)                        # (B, T, C)
+            rows = ngram_rows(read, T, c.ngram, c.ngram_rows)   # (B, T, ngram - 1)
+            x = x + c.ops.embedding(rows, self.ngram_table).sum(dim=-2)     # (B, T, C)
         if c.position == "learned":
             x, rotation = x + self.position_table[stop - T:stop], None      # (B, T, C)
         else:

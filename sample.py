@@ -1,8 +1,7 @@
 """
 Sampling: a model that scores the next token becomes a writer, one token at a time.
 
-The model says how probable every token is as the next one. Pick one, put it at the end of the
-text, ask again. How to pick is the only choice there is:
+Pick a token by its score, put it at the end of the text, ask for the next scores. How to pick?
 
     greedy           always the most probable token: safe, and soon going round in circles
     temperature t    at random, by the model's own probabilities, after dividing the logits by t:
@@ -12,7 +11,6 @@ text, ask again. How to pick is the only choice there is:
                      is sure, many where it is not (nucleus sampling; Holtzman et al., 2020)
     min-p            only those at least p times as probable as the most probable (Nguyen, 2024)
 
-    python sample.py                                    # the newest run writes 300 tokens
     python sample.py nano --prompt "ROMEO" --temperature 0.5
 """
 import codecs
@@ -28,8 +26,7 @@ from data import add_flags, checked
 from model import GPT, Cache, GPTConfig
 from tokenizer import Parser, clear_errors
 
-# ---- The strategies: each takes logits (B, V) and returns logits (B, V), -inf where a token is out.
-
+# ---- The strategies: logits (B, V) in, logits (B, V) out, -inf where a token is out.
 
 def temperature(logits, t):
     return logits / t                                                       # (B, V)
@@ -61,7 +58,7 @@ def picker(n, t=0.8, k=0, p=1.0, least=0.0, seed=1):
     """A function that picks the next token of each of n texts: logits (n, V) -> ids (n,).
 
     t is the temperature (0: greedy), k is for top_k (0: all), p for top_p, least for min_p. Text i
-    draws with a generator of its own, seeded with seed + i: what others write changes nothing.
+    draws with a generator of its own, seeded with seed + i.
     """
     generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
 
@@ -73,13 +70,9 @@ def picker(n, t=0.8, k=0, p=1.0, least=0.0, seed=1):
         logits = top_k(logits, k) if k else logits
         logits = top_p(logits, p) if p < 1 else logits
         logits = min_p(logits, least) if least else logits
-        probabilities = torch.softmax(logits, dim=-1)                       # (n, V)
-        return torch.cat([row.multinomial(1, generator=g)
-                          for row, g in zip(probabilities, generators)])    # (n,)
+        draws = zip(torch.softmax(logits, dim=-1), generators)              # n times (V,)
+        return torch.cat([p.multinomial(1, generator=g) for p, g in draws])     # (n,)
     return pick
-
-
-# ---- One token at a time.
 
 
 @torch.inference_mode()
@@ -87,8 +80,8 @@ def generate(model, prompts, n_tokens, pick):
     """Yield n_tokens lists: the next id of each of the texts that begin with prompts.
 
     prompts are lists of ids of one length. The model reads each token once, and keeps what
-    attention needs of it in the KV cache. It sees context_length tokens: when the window is full,
-    its older half is let go, the rest is read again at its new positions, and the cache goes on.
+    attention needs of it in the KV cache. It sees a window of context_length tokens: when that is
+    full, its older half is let go, and the rest is read again at its new positions.
     """
     L, device = model.config.context_length, model.token_table.device
     window, cache = torch.tensor(prompts, device=device)[:, -L:], None      # (B, T)
@@ -114,7 +107,7 @@ def stream(tokenizer, ids):
     yield decoder.decode(b"", final=True)
 
 
-# ---- A run: the folder that train.py leaves, with config.json, tokenizer.json, best.pt and last.pt.
+# ---- A run: the folder that train.py leaves.
 
 RUNS = Path("runs")
 
@@ -125,9 +118,8 @@ def find_run(name=None):
     for folder in (Path(name), RUNS / name) if name else [path.parent for path in there[-1:]]:
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"there is no run{' ' + name if name else ''}; {RUNS}/ has "
-                     f"{', '.join(path.parent.name for path in there) or 'none'}, and python "
-                     "train.py makes one")
+    raise ValueError(f"there is no run {name or ''} in {RUNS}/, only "
+                     f"{', '.join(p.parent.name for p in there) or 'none'}; train.py makes one")
 
 
 def read_config(folder):
@@ -141,33 +133,28 @@ def read_config(folder):
 
 
 def load_weights(model, path):
-    """Put the weights of a checkpoint into the model; return all that the file holds.
-
-    weights_only: it may hold tensors, never code. Raises ValueError if the file is damaged.
-    """
-    try:
+    """Put the weights of a checkpoint into the model; return all that the file holds."""
+    try:                            # weights_only: it may hold tensors, never code
         saved = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
     except OSError:
         raise                       # it is not there, or may not be read: that is no damage
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        raise ValueError(f"{path} does not hold the weights of this model, or is damaged ("
-                         f"{(str(error).splitlines() or [''])[-1].strip():.100})") from None
+        why = (str(error).splitlines() or [""])[-1].strip()
+        raise ValueError(f"{path} is damaged, or of another model ({why:.100})") from None
     if not all(p.isfinite().all() for p in model.parameters()):
-        raise ValueError(f"{path} holds weights that are not finite numbers")
+        raise ValueError(f"{path} is damaged: its weights are not finite numbers")
     return saved
 
 
 def load_run(folder, device="cpu"):
     """The best model of a run (the last, if none was evaluated yet) and its tokenizer."""
-    folder = Path(folder)
+    best, file = Path(folder) / "best.pt", Path(folder) / "tokenizer.json"
     model = GPT(checked(GPTConfig, read_config(folder)["model"], strict=True))
-    best = folder / "best.pt"
-    load_weights(model, best if best.exists() else folder / "last.pt")
-    found = tokenizer.load(folder / "tokenizer.json")
+    load_weights(model, best if best.exists() else best.with_name("last.pt"))
+    found = tokenizer.load(file)
     if found.vocab_size != model.config.vocab_size:
-        raise ValueError(f"{folder}/tokenizer.json has {found.vocab_size:,} tokens, the model "
-                         f"{model.config.vocab_size:,}: they do not belong together")
+        raise ValueError(f"{file} has {found.vocab_size:,} tokens, and the model another number")
     return model.to(device).eval(), found
 
 

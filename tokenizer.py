@@ -30,44 +30,24 @@ from tqdm import tqdm
 EOT = "<|endoftext|>"       # the token between two documents: it stands for no text
 
 
-def write_whole(path, write):
-    """Call write(aside) on a temporary path, then rename it: nobody ever reads half a file."""
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
-        raise OSError(f"{path} could not be written ({error}); what was there is whole") from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 class Tokenizer:
     """vocab lists the bytes of each id; eot is the id of <|endoftext|>, unk that of <unk> or None.
 
     Text is only ever text: if somebody types "<|endoftext|>", encode does not make it that token.
     """
-    unk = None
-
-    @property
-    def vocab_size(self):
-        return len(self.vocab)
+    unk, vocab_size = None, property(lambda self: len(self.vocab))
 
     def decode(self, ids):
         """Text again. A token may be part of a character: what is not UTF-8 becomes U+FFFD."""
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
-    def save(self, path, **fields):
-        text = json.dumps({"kind": self.kind, **fields}, ensure_ascii=False, indent=1)
+    def save(self, path):
+        """As JSON, where each byte of a byte pair is one character: "é" becomes "Ã©"."""
+        text = json.dumps({"kind": self.kind, **self.saved}, ensure_ascii=False, indent=1)
         write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 # ---- Characters, and words.
-
-
 # A word is letters, with their accents and with apostrophes inside (aujourd'hui, o'er); or digits;
 # or any one other character, spaces too: nothing is dropped, so that joining gives the text back.
 WORD = regex.compile(r"(?s)[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*|\p{N}+|.")
@@ -78,9 +58,9 @@ class SymbolTokenizer(Tokenizer):
     unk, eot = 0, 1
 
     def __init__(self, symbols):
-        self.symbols = list(symbols)
-        self.vocab = [token.encode() for token in ("\N{REPLACEMENT CHARACTER}", EOT, *self.symbols)]
-        self.id_of = {symbol: i for i, symbol in enumerate(self.symbols, start=2)}
+        self.saved = {"symbols": list(symbols)}
+        self.vocab = [token.encode() for token in ("\N{REPLACEMENT CHARACTER}", EOT, *symbols)]
+        self.id_of = {symbol: i for i, symbol in enumerate(symbols, start=2)}
 
     @classmethod
     def train(cls, texts, vocab_size=0):
@@ -91,9 +71,6 @@ class SymbolTokenizer(Tokenizer):
 
     def encode(self, text):
         return [self.id_of.get(symbol, self.unk) for symbol in self.split(text)]
-
-    def save(self, path):
-        super().save(path, symbols=self.symbols)
 
 
 class CharTokenizer(SymbolTokenizer):
@@ -107,7 +84,7 @@ class WordTokenizer(SymbolTokenizer):
 # ---- Byte pairs.
 
 # Text is first split into words, each with the space before it, and no merge reaches across: else
-# "dog." "dog!" and "dog?" would each take a token. This is GPT-2's own pattern.
+# "dog." "dog!" and "dog?" would each take a token. GPT-2's own pattern:
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -125,9 +102,9 @@ def merge(ids, pair, new):
 def learn_merges(word_counts):
     """Yield the most frequent pair of ids and how often it occurs, merged everywhere; repeat.
 
-    word_counts maps each word to how often it occurs. Ids below 256 are bytes, the n-th merge makes
-    the id 255 + n. Of equally frequent pairs the older is taken. A merge changes few words: so keep
-    for each pair the words it is in, correct the counts of those, and let a heap find the maximum.
+    word_counts maps each word to how often it occurs. Ids below 256 are bytes, a merge makes the
+    next id. Of equally frequent pairs the older is taken. A merge changes few words: so keep for
+    each pair the words it is in, correct the counts of those, and let a heap find the maximum.
     """
     words = [list(word.encode()) for word in word_counts]
     times = list(word_counts.values())
@@ -161,9 +138,8 @@ def learn_merges(word_counts):
         new += 1
 
 
-# Where can a text be cut, so that the ids of the pieces are those of the whole? Behind a letter or
-# digit and before a space or punctuation every tokenizer here ends a token; not before an
-# apostrophe, which words contain.
+# Where can a text be cut, so that the ids of its pieces are those of the whole? Behind a letter or
+# digit and before a space or punctuation (but for the ' inside a word) each tokenizer ends a token.
 BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'’])")
 
 
@@ -182,6 +158,7 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, vocab, pattern=GPT2_PATTERN, kind="bpe"):
         self.vocab, self.pattern, self.kind = vocab, pattern, kind
+        self.saved = {"pattern": pattern, "vocab": [token.decode("latin-1") for token in vocab]}
         self.eot = vocab.index(EOT.encode())
         self.rank = {token: i for i, token in enumerate(vocab) if token and i != self.eot}
         self.tiktoken = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=self.rank,
@@ -193,8 +170,8 @@ class BPETokenizer(Tokenizer):
         if vocab_size < 257:
             raise ValueError(f"vocab_size is {vocab_size}; the bytes and {EOT} alone take 257")
         words = regex.compile(GPT2_PATTERN)
-        counts = Counter(chain.from_iterable(words.findall(chunk) for text in texts
-                                             for chunk in chunks(text)))
+        pieces = chain.from_iterable(map(chunks, texts))
+        counts = Counter(chain.from_iterable(map(words.findall, pieces)))
         vocab = [bytes([b]) for b in range(256)]
         merges = islice(learn_merges(counts), vocab_size - 257)
         for (left, right), _ in tqdm(merges, "merging", vocab_size - 257, False, disable=None):
@@ -206,9 +183,9 @@ class BPETokenizer(Tokenizer):
         """What OpenAI learned for GPT-2, GPT-4 or GPT-4o; the package tiktoken downloads it."""
         try:
             theirs = tiktoken.get_encoding(name)
-        except OSError as error:
-            raise ValueError(f"{name} cannot be downloaded ({type(error).__name__}): without a "
-                             "network, set TIKTOKEN_CACHE_DIR to a folder that has it") from None
+        except OSError:
+            raise ValueError(f"{name} cannot be downloaded: without a network, TIKTOKEN_CACHE_DIR "
+                             "must name a folder that has it") from None
         vocab = [b""] * theirs.n_vocab                      # some ids stand for nothing
         for token in (*theirs.token_byte_values(), EOT.encode()):
             vocab[theirs.encode_single_token(token)] = token
@@ -230,25 +207,19 @@ class BPETokenizer(Tokenizer):
         """The ids of every word of a text, by tiktoken: the same in Rust, and on all cores."""
         if len(text) < 1 << 16:
             return self.tiktoken.encode_ordinary(text)
-        return list(chain.from_iterable(self.tiktoken.encode_ordinary_batch(
-            list(chunks(text)), num_threads=os.cpu_count())))
-
-    def save(self, path):
-        """In the file each byte of a token is one character: " the" is plain, "é" is "Ã©"."""
-        super().save(path, pattern=self.pattern, vocab=[t.decode("latin-1") for t in self.vocab])
+        ids = self.tiktoken.encode_ordinary_batch(list(chunks(text)), num_threads=os.cpu_count())
+        return list(chain.from_iterable(ids))
 
 
-# ---- By name, and from a file.
-
-LEARNED = {"char": CharTokenizer, "word": WordTokenizer, "bpe": BPETokenizer}
-VOCAB_SIZE = {"char": 0, "word": 8192, "bpe": 1024}     # unless another is asked for; 0: all
+LEARNED = {"char": (CharTokenizer, 0), "word": (WordTokenizer, 8192), "bpe": (BPETokenizer, 1024)}
 PUBLISHED = ("gpt2", "cl100k_base", "o200k_base")
 
 
 def build(name, texts=(), vocab_size=0):
     """A tokenizer: learned from the texts, or a published one, or loaded from a tokenizer.json."""
     if name in LEARNED:
-        return LEARNED[name].train(texts, vocab_size or VOCAB_SIZE[name])
+        kind, usual_size = LEARNED[name]
+        return kind.train(texts, vocab_size or usual_size)
     if name in PUBLISHED:
         return BPETokenizer.published(name)
     if name.endswith(".json"):
@@ -261,14 +232,28 @@ def load(path):
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["kind"] in ("char", "word"):
-            return LEARNED[found["kind"]](found["symbols"])
+            return LEARNED[found["kind"]][0](found["symbols"])
         vocab = [token.encode("latin-1") for token in found["vocab"]]
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None
 
 
-# ---- At the terminal.
+# ---- What the other files use, too: a file that is whole or not there, and the terminal.
+
+def write_whole(path, write):
+    """Call write(aside) on a temporary path, then rename it: nobody ever reads half a file."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
+        raise OSError(f"{path} could not be written ({error}); what was there is whole") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -307,12 +292,11 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         corpus = [Path(options.file).read_text(encoding="utf-8")]
-        shown = [("bpe", n) for n in range(257, 258 + options.merges)] if options.merges else []
-        for name, vocab_size in shown + [("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:
+        merges = [("bpe", 257 + n) for n in range(options.merges)]
+        for name, vocab_size in [*merges, ("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:
             tokenizer = build(name, corpus, vocab_size)
-            ids = tokenizer.encode(options.text)
-            print(f"{name}, a vocabulary of {tokenizer.vocab_size:,}: {len(ids)} tokens\n    "
-                  + "·".join(visible(tokenizer.vocab[i]) for i in ids))
+            shown = [visible(tokenizer.vocab[i]) for i in tokenizer.encode(options.text)]
+            print(f"{name} ({tokenizer.vocab_size:,}): {len(shown)} tokens\n    {'·'.join(shown)}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@
 Training: the loop in which a model learns.
 
 Show the model some text, measure how improbable it found what comes next (the loss), work out for
-every weight which way to move it to make that more probable (the gradient), move all of them a
-little that way, and do it again with the next text:
-
-    draw a batch -> forward -> loss -> backward -> step
+every weight which way makes that more probable (the gradient), move all a little, and again.
 
     python train.py                                 # the preset nano: minutes on two CPU cores
     python train.py --n-layer 1 --name shallow      # change one thing, give the run a name
@@ -14,8 +11,7 @@ little that way, and do it again with the next text:
     torchrun --standalone --nproc_per_node 2 train.py --name two    # two processes, called ranks
 
 A run is a folder, runs/NAME/: config.json and tokenizer.json; metrics.jsonl and loss.png, what was
-measured on the way; best.pt, the weights when the validation loss was lowest, and last.pt, all
-that is needed to go on.
+measured; best.pt, the weights of the lowest validation loss; last.pt, all it takes to go on.
 """
 import contextlib
 import json
@@ -68,17 +64,10 @@ PRESETS = {     # what differs from the defaults
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2, steps=2000,
                  batch_size=64, learning_rate=3e-3, warmup_steps=50),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, tokenizer="gpt2",
-                 steps=20_000, batch_size=16, learning_rate=2e-3, warmup_steps=300,
-                 dtype="bfloat16"),
-}
-
-# ---- How far to step, and with what.
-
+                 steps=20_000, learning_rate=2e-3, warmup_steps=300, dtype="bfloat16")}
 
 def learning_rate(step, c):
-    """Rise in a line for warmup_steps, while the optimiser finds out how large gradients are; then
-    fall, in a line to 0 or along half a cosine to a tenth, so that the weights settle.
-    """
+    """Rise while the optimiser finds out how large gradients are; then fall, so weights settle."""
     if step < c.warmup_steps:
         return c.learning_rate * (step + 1) / c.warmup_steps
     left = max(0, c.steps - 1 - step) / max(1, c.steps - 1 - c.warmup_steps)    # from 1 to 0
@@ -90,10 +79,9 @@ def make_optimizers(model, c):
     """AdamW for everything; or Muon for the matrices inside the blocks, and AdamW for the rest.
 
     AdamW (Loshchilov and Hutter, 2017) gives every number a step of its own size. Muon (Jordan,
-    2024) takes a matrix as one thing: it turns the gradient into the nearest matrix that stretches
-    no direction more than another, so that what few examples ask for is learned as fast as what
-    all do; match_rms_adamw makes its steps as long as AdamW's (Liu et al., 2025). Weight decay is
-    for matrices: a bias near 0 is no simpler a model.
+    2024) turns a matrix's gradient into the nearest matrix that stretches no direction more than
+    another, so that what few examples ask for is learned as fast as what all do; match_rms_adamw
+    makes its steps as long as AdamW's (Liu et al., 2025). Weight decay is for matrices alone.
     """
     muon, matrices, others = [], [], []
     for name, p in model.named_parameters():
@@ -107,8 +95,6 @@ def make_optimizers(model, c):
                                            adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
-
-# ---- The loop.
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
 
@@ -136,18 +122,18 @@ def evaluate(model, corpus, c):
         n += targets.numel()
     model.train()
     nats, correct, n = all_reduce(nats, correct, n)
-    tokens_per_byte = (len(corpus.val) - 1) / corpus.meta["val"]["bytes"]
+    bits = nats / n / math.log(2) * (len(corpus.val) - 1)                   # of the whole split
     return {"val_loss": nats / n, "val_accuracy": correct / n,
-            "val_bits_per_byte": nats / n / math.log(2) * tokens_per_byte}
+            "val_bits_per_byte": bits / corpus.meta["val"]["bytes"]}
 
 
 def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
     """Train until c.steps or Ctrl-C, and keep the run's folder up to date.
 
     net is the model, or DDP around it. batch(step, part, parts) gives the tensors of one of the
-    equal parts of a step's batch, and loss(net, *tensors) their mean loss in nats. evaluate(model)
-    is a dict that has val_loss. epoch_tokens make an epoch. saved is last.pt, to go on from there.
-    Returns what was measured, a dict a step. Raises FloatingPointError for a loss that is not finite.
+    equal parts of a step's batch, loss(net, *tensors) their mean loss in nats, evaluate(model) a
+    dict that has val_loss. epoch_tokens make an epoch. saved is last.pt, to go on from there.
+    Returns what was measured, a dict a step. Raises FloatingPointError if the loss is not finite.
     """
     model = net.module if WORLD > 1 else net
     device, parts = next(model.parameters()).device, c.accumulate * WORLD
@@ -161,6 +147,8 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.append(1))        # the loop stops after its step
     bar = tqdm(total=c.steps, initial=len(history), leave=False, disable=True if RANK else None)
+    if RANK == 0:
+        tqdm.write("   step   epoch  train loss  val loss  bits/byte        lr  tokens/s  seconds")
     for step in range(len(history), c.steps):
         began, nats = time.perf_counter(), 0.0
         for a in range(c.accumulate):
@@ -176,9 +164,8 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip).item()
         nats, stopping = all_reduce(nats, len(stop))
         if not math.isfinite(nats + grad_norm):
-            raise FloatingPointError(
-                f"the loss is {nats} at step {step + 1:,} and the gradient's norm {grad_norm}: try "
-                "a smaller --learning-rate or more --warmup-steps; what was saved is as it was")
+            raise FloatingPointError(f"at step {step + 1:,} the loss is {nats}, its gradient "
+                                     f"{grad_norm}: try a smaller --learning-rate")
         lr = learning_rate(step, c)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -187,11 +174,11 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
             optimizer.zero_grad()
 
         # The step is done. What follows measures, tells and saves.
-        seconds, n = time.perf_counter() - began, tensors[0].numel() * parts
+        took, n = time.perf_counter() - began, tensors[0].numel() * parts
         measured = dict(
             step=step + 1, tokens=(step + 1) * n, epoch=(step + 1) * n / epoch_tokens,
-            train_loss=nats, lr=lr, grad_norm=grad_norm, tokens_per_second=n / seconds,
-            seconds=seconds + (history[-1]["seconds"] if history else 0))
+            train_loss=nats, lr=lr, grad_norm=grad_norm, tokens_per_second=n / took,
+            seconds=took + (history[-1]["seconds"] if history else 0))
         evaluated = (step + 1) % c.eval_every == 0 or step + 1 == c.steps
         if evaluated:
             measured |= evaluate(model)
@@ -199,9 +186,13 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
         print(json.dumps(measured), file=metrics, flush=True)
         bar.update()
         if RANK == 0 and (evaluated or step == 0):
-            tqdm.write(table_row(measured))
+            val = (f"{measured[key]:.3f}" if key in measured else "" for key in
+                   ("val_loss", "val_bits_per_byte"))
+            tqdm.write("{:7,}{:8.2f}{:12.3f}{:>10}{:>11}{:10.1e}{:10,.0f}{:9.1f}".format(
+                step + 1, measured["epoch"], nats, *val, lr, n / took, measured["seconds"]))
         content = {"model": model.state_dict(), "step": step + 1}
-        if RANK == 0 and evaluated and measured["val_loss"] == lowest(history):
+        if RANK == 0 and evaluated and measured["val_loss"] == min(
+                m["val_loss"] for m in history if "val_loss" in m):
             write_whole(folder / "best.pt", lambda path: torch.save(content, path))
         if RANK == 0 and (evaluated or stopping or time.monotonic() - saved_at > 600):
             content |= {"optimizers": [o.state_dict() for o in optimizers], "history": history}
@@ -212,21 +203,6 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
             break
     bar.close()
     return history
-
-
-# ---- What a run has measured.
-
-
-def lowest(history):
-    return min((m["val_loss"] for m in history if "val_loss" in m), default=math.inf)
-
-
-def table_row(m):
-    """What is printed of a step; above the first, the headings."""
-    val = f"{m['val_loss']:10.3f}{m['val_bits_per_byte']:11.3f}" if "val_loss" in m else ""
-    heading = "   step   epoch  train loss  val loss  bits/byte        lr  tokens/s  seconds\n"
-    return (heading * (m["step"] == 1) + f"{m['step']:7,}{m['epoch']:8.2f}{m['train_loss']:12.3f}"
-            f"{val:21}{m['lr']:10.1e}{m['tokens_per_second']:10,.0f}{m['seconds']:9.1f}")
 
 
 def draw_curve(folder, history):
@@ -250,11 +226,9 @@ def draw_curve(folder, history):
 
 # ---- The experiment: its settings, and its run.
 
-
 @dataclass
 class Options:
-    """What to train, and where. A trailing comment is the flag's --help."""
-    preset: Literal["nano", "baseline", "baby", "gpt2"] = "nano"    # settings to start from: see train.py
+    preset: Literal["nano", "baseline", "baby", "gpt2"] = "nano"    # what to start from
     arch: Literal["", "gpt2", "llama", "modern"] = ""   # the model of 2019, of 2023, of today
     name: str = ""          # name of the run, instead of its preset's
     resume: bool = False    # go on with the run --name, or the newest; only --steps may change
@@ -273,20 +247,19 @@ def start_run(options, given):
     settings = {**settings, "vocab_size": 0, **given}
     c = checked(TrainConfig, settings)
     if c.batch_size % (c.accumulate * WORLD):
-        raise ValueError(f"--batch-size {c.batch_size} must be a multiple of "
-                         f"{c.accumulate * WORLD}, ranks times --accumulate")
+        raise ValueError(f"--batch-size {c.batch_size} must be a multiple of --accumulate times "
+                         f"{WORLD} ranks")
     corpus = data.load_corpus(options.data or data.prepare(checked(DataConfig, settings)))
     model = checked(GPTConfig, settings | {"vocab_size": corpus.tokenizer.vocab_size})
     if min(len(corpus.train), len(corpus.val)) <= model.context_length:
-        raise ValueError(f"{corpus.folder} has {len(corpus.train):,} tokens to learn from, "
-                         f"{len(corpus.val):,} held out; both must be more than --context-length "
-                         f"{model.context_length}")
+        raise ValueError(f"a split of {corpus.folder} has no window of --context-length "
+                         f"{model.context_length}: use more text, or a shorter one")
     folder, number = RUNS / (options.name or options.preset), 2
     while folder.exists() and not options.name:
         folder, number = RUNS / f"{options.preset}-{number}", number + 1
     if folder.exists() or folder.parent != RUNS:
-        raise ValueError(f"the name {options.name} is taken, or is none for a folder: --resume "
-                         "goes on with a run, another --name starts a new one")
+        raise ValueError(f"the name {options.name} is taken, or none for a folder in {RUNS}/: "
+                         "--resume goes on with a run, another --name starts one")
     folder.mkdir(parents=True)
     corpus.tokenizer.save(folder / "tokenizer.json")
     return folder, {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(c),
@@ -295,8 +268,8 @@ def start_run(options, given):
 
 def resume_run(options, given):
     """The folder and config of a run that goes on. All is as it was, but for --steps."""
-    for name in given.keys() - {"resume", "name", "steps", "device"}:
-        raise ValueError(f"--resume takes --{name.replace('_', '-')} from the run: leave it out")
+    if others := given.keys() - {"resume", "name", "steps", "device"}:
+        raise ValueError(f"--resume lets only --steps change: leave out {', '.join(others)}")
     folder = find_run(options.name)
     config = read_config(folder)
     config["train"]["steps"] = given.get("steps", config["train"]["steps"])
@@ -305,8 +278,7 @@ def resume_run(options, given):
 
 def main():
     parser = Parser("Train a GPT; show its loss falling, draw it, and let the model write.")
-    data.add_flags(parser, Options, DataConfig, TrainConfig, GPTConfig, first=(
-        *Options.__annotations__, "source", "tokenizer", "steps", "learning_rate", "n_layer"))
+    data.add_flags(parser, Options, DataConfig, TrainConfig, GPTConfig)
     given = vars(parser.parse_args())
     others_errors = (RuntimeError,) * (RANK > 0)        # where rank 0 has gone, it has said why
     with clear_errors((ValueError, OSError, *others_errors)):
@@ -314,17 +286,17 @@ def main():
         device = pick_device(options.device)
         if WORLD > 1:
             if device == "cuda":
-                device = f"cuda:{os.environ['LOCAL_RANK']}"
-                torch.cuda.set_device(device)
-            dist.init_process_group("cpu:gloo,cuda:nccl" if "cuda" in device else "gloo")
-        run = [None]
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        run = [None, None]
         if RANK == 0:
-            run = [(resume_run if options.resume else start_run)(options, given)]
-            config = json.dumps(run[0][1], indent=1)
-            write_whole(run[0][0] / "config.json", lambda path: path.write_text(config))
+            folder, config = (resume_run if options.resume else start_run)(options, given)
+            text = json.dumps(config, indent=1)
+            write_whole(folder / "config.json", lambda path: path.write_text(text))
+            run = [folder, config]
         if WORLD > 1:
             dist.broadcast_object_list(run, device=torch.device("cpu"))
-        folder, config = run[0]
+        folder, config = run
         corpus, saved = data.load_corpus(config["corpus"]["folder"]), None
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
@@ -334,37 +306,34 @@ def main():
         elif options.init:
             load_weights(model, find_run(options.init) / "best.pt")
 
-    net, B, T = model.to(device), c.batch_size, model.config.context_length
-    V, ops = model.config.vocab_size, model.config.ops
+    net, B, T, n = model.to(device), c.batch_size, model.config.context_length, len(corpus.train)
     if c.compile:
         net.compile()
     if WORLD > 1:
         net = DistributedDataParallel(net, gradient_as_bucket_view=True)
     if RANK == 0:
-        n_train, n_parameters = len(corpus.train), sum(p.numel() for p in model.parameters())
-        print(f"run      {folder}, on {device}\n"
-              f"corpus   {corpus.folder}: {n_train:,} tokens to learn from, {len(corpus.val):,} held "
-              f"out\nsteps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n_train:.2f} epochs\n"
-              f"model    {n_parameters:,} parameters; a uniform guess among {V:,} tokens has a loss "
-              f"of {math.log(V):.3f}\n")
+        V, n_parameters = model.config.vocab_size, sum(p.numel() for p in model.parameters())
+        print(f"run      {folder}, {WORLD} x {device}\n"
+              f"corpus   {corpus.folder}: {n:,} tokens, {len(corpus.val):,} held out\n"
+              f"steps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n:.2f} epochs\n"
+              f"model    {n_parameters:,} parameters; a uniform guess has a loss of ln({V}) = "
+              f"{math.log(V):.3f}\n")
     with clear_errors((OSError, FloatingPointError, *others_errors)):
-        history = train(
-            net, lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
-            lambda net, ids, targets: ops.cross_entropy(net(ids), targets),
-            lambda model: evaluate(model, corpus, c), folder, c, len(corpus.train), saved)
+        history = train(net, lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
+                        lambda net, ids, y: model.config.ops.cross_entropy(net(ids), y),
+                        lambda model: evaluate(model, corpus, c), folder, c, n, saved)
     if WORLD > 1:
         dist.barrier()
         dist.destroy_process_group()
     if RANK == 0 and len(history) < c.steps:
         print(f"stopped after step {len(history):,}: --name {folder.name} --resume goes on")
     elif RANK == 0:
-        print(f"\nThe lowest validation loss is {lowest(history):.3f} nats a token. That model "
-              "writes:\n")
+        print(f"\nThe model of {folder / 'best.pt'}, the lowest validation loss, writes:\n")
         write(*load_run(folder, device), SampleConfig(tokens=120), seed=1)
         print(f"\nThe curve is in {folder / 'loss.png'}. Go on:\n"
-              f"    more text, less wild    python sample.py {folder.name} --temperature 0.5\n"
-              f"    how good is it?         python eval.py {folder.name}\n"
-              f"    change one thing        python train.py --n-layer 1 --name shallow")
+              f"    python sample.py {folder.name} --temperature 0.5     # more text, less wild\n"
+              f"    python eval.py {folder.name}                         # how good is it?\n"
+              f"    python train.py --n-layer 1 --name shallow   # change one thing")
     sys.stdout.flush()
     code = 0 if len(history) == c.steps else 130
     os._exit(code) if WORLD > 1 else sys.exit(code)     # gloo's threads may keep Python from ending

@@ -84,7 +84,7 @@ def find(source):
                 [name] if name == "-" or os.path.exists(name) else matches(name))
         paths = [path for top in tops
                  for path in (text_files(top) if os.path.isdir(top) else [Path(top)])]
-        for path in paths or data.find([name or repr(name)]):       # shakespeare, or an error
+        for path in paths or data.find([name]):         # shakespeare, or an error
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 

@@ -1,171 +1,144 @@
 """
 Sharded: training a model that is too large for one device.
 
-With torchrun, train.py gives each rank the whole model, its gradients and the optimisers' states.
+Under torchrun, train.py gives each rank the whole model, its gradients and the optimisers' states.
 Here a rank keeps only a slice of each. It gathers a block's weights from the others while it
-computes that block, then lets them go; of the gradients it takes its slice of the mean. That costs
-messages; the loss curve is the one of train.py, in one process or in several.
+computes that block, then lets them go (ZeRO; Rajbhandari et al., 2020; FSDP; Zhao et al., 2023).
+That costs messages; the loss curve stays the same.
 
     torchrun --standalone --nproc_per_node 2 -m beyond.sharded --name wide --n-embd 512
     torchrun --standalone --nproc_per_node 4 -m beyond.sharded --name wide --resume
 
-The flags are train.py's, and the run is an ordinary one. What it saves is whole: sample.py and
-eval.py read it, and any number of ranks can go on with it, or train.py. The loop is train.py's
-written once more, because there rank 0 saves alone, and here all ranks must put the slices together.
-
-Papers: ZeRO (Rajbhandari et al., 2020); PyTorch FSDP (Zhao et al., 2023).
+The flags are train.py's, and so is the run: what is saved is whole, and any number of ranks can go
+on with it, or train.py. The loop is train.py's once more, because there rank 0 saves on its own,
+and here all ranks must put the slices together.
 """
 import json
 import math
 import os
-import signal
 import sys
 import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 import data
 import train
-from data import DataConfig, checked
 from model import GPT, GPTConfig
 from sample import find_run, load_weights, pick_device
 from tokenizer import Parser, clear_errors, write_whole
 from train import RANK, WORLD, TrainConfig
 
 
-def whole(tensors):
-    """Tensors by name, put together from the slices, on the CPU. All ranks ask, rank 0 gets them."""
-    together = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in tensors.items()}
-    return {name: x.cpu() for name, x in together.items()} if RANK == 0 else {}
+def whole(x):
+    """x put together, a tensor in slices or a dict of them. All ranks must ask; rank 0 gets it."""
+    if isinstance(x, dict):
+        return {key: whole(value) for key, value in x.items()}
+    return x.full_tensor().to("cpu" if RANK == 0 else "meta") if isinstance(x, DTensor) else x
 
 
 def load_slices(optimizer, state):
-    """Give an optimiser the states in last.pt; a rank keeps the slice it has of the weight itself."""
+    """Give an optimiser its state again: of what is whole in last.pt, a rank takes its slice."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for p, tensors in ((weights[i], tensors) for i, tensors in state["state"].items()):
-        for name, x in tensors.items():
-            if x.shape == p.shape:
-                tensors[name] = distribute_tensor(x.to(p.device), p.device_mesh, p.placements)
+        tensors |= {name: distribute_tensor(x.to(p.device), p.device_mesh, p.placements)
+                    for name, x in tensors.items() if x.shape == p.shape}
     optimizer.load_state_dict(state)
 
 
 @torch.no_grad()
 def evaluate(model, corpus, c):
-    """train.evaluate deals its batches out to the ranks. To compute one, all must gather weights; so
-    a rank that gets one less than others begins with a pass for nothing.
+    """train.evaluate, which deals batches out to the ranks. But all are needed to gather weights:
+    one that will have a batch less than others first takes part in a pass for nothing.
     """
-    T, n_val = model.config.context_length, len(corpus.val)
+    T, n = model.config.context_length, len(corpus.val)
     batches = sum(1 for _ in data.every_window(corpus.val, max(1, 4096 // T), T))
-    batches = math.ceil(batches / math.ceil(n_val / (c.eval_tokens or n_val)))
-    if 0 < batches % WORLD <= RANK:
+    if 0 < math.ceil(batches / math.ceil(n / (c.eval_tokens or n))) % WORLD <= RANK:
         model(torch.zeros(1, 1, dtype=torch.long, device=model.token_table.device))
     return train.evaluate(model, corpus, c)
 
 
 def train_slices(model, corpus, folder, c, saved):
-    """Train until c.steps or Ctrl-C; return what was measured, a dict a step."""
+    """Train until c.steps. An evaluation also saves: after Ctrl-C, --resume goes on from there."""
     device, parts = model.token_table.device, c.accumulate * WORLD
     B, T, ops = c.batch_size, model.config.context_length, model.config.ops
-    optimizers, history = train.make_optimizers(model, c), saved["history"] if saved else []
-    for optimizer, state in zip(optimizers, saved["optimizers"] if saved else ()):
+    optimizers, history = train.make_optimizers(model, c), saved.get("history", [])
+    for optimizer, state in zip(optimizers, saved.get("optimizers", ())):
         load_slices(optimizer, state)
-    metrics = open(folder / "metrics.jsonl" if RANK == 0 else os.devnull, "w")
-    metrics.writelines(json.dumps(measured) + "\n" for measured in history)
-    autocast, stop = torch.autocast(device.type, torch.bfloat16, c.dtype == "bfloat16"), []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.append(1))        # the loop stops after its step
-    steps = range(len(history), c.steps)
-    for step in tqdm(steps, initial=len(history), total=c.steps, leave=False, disable=RANK > 0 or None):
+    saved.clear()       # what was whole is in slices
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
+    for step in tqdm(range(len(history), c.steps), leave=False, disable=True if RANK else None):
         began, nats, lr = time.perf_counter(), 0.0, train.learning_rate(step, c)
         for part in range(RANK, parts, WORLD):
             torch.manual_seed(c.seed + 1_000_003 * (step * parts + part))       # of the dropout
             ids, targets = data.batch(corpus.train, B, T, c.seed, step, part, parts)
             with autocast:
-                logits = model(ids.to(device))                          # (B / parts, T, V)
-                loss = ops.cross_entropy(logits, targets.to(device)) / c.accumulate     # ()
-            loss.backward()         # adds to a rank's slice the mean of all ranks' gradients
-            nats += loss.item() / WORLD
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip).full_tensor().item()
-        nats, stopping = train.all_reduce(nats, len(stop))
+                loss = ops.cross_entropy(model(ids.to(device)), targets.to(device))     # ()
+            (loss / c.accumulate).backward()    # adds to each slice the mean over all ranks
+            nats += loss.item() / parts
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip).item()
+        nats, = train.all_reduce(nats)
         if not math.isfinite(nats + norm):
-            raise FloatingPointError(f"the loss is {nats} at step {step + 1:,} and the gradient's "
-                                     f"norm {norm}: try a smaller --learning-rate")
+            raise FloatingPointError(f"a loss of {nats} at step {step + 1}: lower --learning-rate")
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad()
-        seconds, n = time.perf_counter() - began, (step + 1) * B * T
-        measured = dict(step=step + 1, tokens=n, epoch=n / len(corpus.train), train_loss=nats, lr=lr,
-                        grad_norm=norm, tokens_per_second=B * T / seconds,
-                        seconds=seconds + (history[-1]["seconds"] if history else 0))
-        if evaluated := (step + 1) % c.eval_every == 0 or step + 1 == c.steps:
-            measured |= evaluate(model, corpus, c)
-        history.append(measured)
-        print(json.dumps(measured), file=metrics, flush=True)
-        if RANK == 0 and (evaluated or step == 0):
-            tqdm.write(train.table_row(measured))
-        if evaluated or stopping:
-            content = {"model": whole(model.state_dict()), "step": step + 1}
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            for state in states:
-                state["state"] = {i: whole(tensors) for i, tensors in state["state"].items()}
-            if RANK == 0 and evaluated and measured["val_loss"] == train.lowest(history):
-                write_whole(folder / "best.pt", lambda path: torch.save(content, path))
+        took, n = time.perf_counter() - began, (step + 1) * B * T
+        history.append(dict(
+            step=step + 1, tokens=n, epoch=n / len(corpus.train), train_loss=nats, lr=lr,
+            grad_norm=norm, tokens_per_second=B * T / took,
+            seconds=took + (history[-1]["seconds"] if history else 0)))
+        if (step + 1) % c.eval_every == 0 or step + 1 == c.steps:
+            history[-1] |= evaluate(model, corpus, c)
+            best = {"model": whole(model.state_dict()), "step": step + 1}
+            last = {"optimizers": [whole(o.state_dict()) for o in optimizers], "history": history}
             if RANK == 0:
-                content |= {"optimizers": states, "history": history}
-                write_whole(folder / "last.pt", lambda path: torch.save(content, path))
+                val_loss = history[-1]["val_loss"]
+                tqdm.write(f"step {step + 1:7,}   train loss {nats:.3f}   val loss {val_loss:.3f}")
+                if val_loss == min(m["val_loss"] for m in history if "val_loss" in m):
+                    write_whole(folder / "best.pt", lambda path: torch.save(best, path))
+                write_whole(folder / "last.pt", lambda path: torch.save(best | last, path))
+                lines = "".join(json.dumps(measured) + "\n" for measured in history)
+                write_whole(folder / "metrics.jsonl", lambda path: path.write_text(lines))
                 train.draw_curve(folder, history)
-        if stopping:
-            break
-    return history
 
 
 def main():
-    parser = Parser("Train a GPT of which each rank has a slice; the flags are train.py's.")
-    data.add_flags(parser, train.Options, DataConfig, TrainConfig, GPTConfig)
+    parser = Parser("Train a GPT of which each rank keeps a slice. The flags are train.py's.")
+    data.add_flags(parser, train.Options, data.DataConfig, TrainConfig, GPTConfig)
     given = vars(parser.parse_args())
     with clear_errors((ValueError, OSError, FloatingPointError, *(RuntimeError,) * (RANK > 0))):
-        if "RANK" not in os.environ:
-            raise ValueError("start it with torchrun --standalone --nproc_per_node 2 -m beyond.sharded")
-        options, run = checked(train.Options, given), [None]
-        kind = pick_device(options.device)
-        if kind == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+        options, run = data.checked(train.Options, given), [None]
+        mesh = dist.init_device_mesh(pick_device(options.device), (WORLD,))     # the ranks meet
         if RANK == 0:
             run = [(train.resume_run if options.resume else train.start_run)(options, given)]
             config = json.dumps(run[0][1], indent=1)
             write_whole(run[0][0] / "config.json", lambda path: path.write_text(config))
         dist.broadcast_object_list(run, device=torch.device("cpu"))
-        (folder, config), saved = run[0], None
+        folder, config = run[0]
         corpus = data.load_corpus(config["corpus"]["folder"])
-        c = checked(TrainConfig, config["train"], strict=True)
+        c = data.checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)       # each rank draws all the first weights, and keeps a slice
-        model = GPT(checked(GPTConfig, config["model"], strict=True))
-        if options.resume:
-            saved = load_weights(model, folder / "last.pt")
-        elif options.init:
-            load_weights(model, find_run(options.init) / "best.pt")
+        model = GPT(data.checked(GPTConfig, config["model"], strict=True))
+        start = folder / "last.pt" if options.resume else (
+            options.init and find_run(options.init) / "best.pt")
+        saved = load_weights(model, start) if start else {}
         if c.compile:
             model.compile()
-        n, mesh = sum(p.numel() for p in model.parameters()), init_device_mesh(kind, (WORLD,))
-        for module in (*model.blocks, model):
-            fully_shard(module, mesh=mesh)      # what is gathered, and let go, at a time
+        for module in (*model.blocks, model):   # what is gathered together: a block; all the rest
+            fully_shard(module, mesh=mesh)
         if RANK == 0:
-            kept = sum(p.to_local().numel() for p in model.parameters())
-            print(f"run {folder}, {WORLD} ranks on {kind}; rank 0 keeps {kept:,} of {n:,} parameters")
-        history = train_slices(model, corpus, folder, c, saved)
+            n = sum(p.to_local().numel() for p in model.parameters())
+            print(f"{folder}: rank 0 of {WORLD}, on {mesh.device_type}, keeps {n:,} parameters")
+        train_slices(model, corpus, folder, c, saved)
         dist.barrier()
         dist.destroy_process_group()
-    if RANK == 0:
-        print(f"{folder}: {len(history):,} of {c.steps:,} steps. Go on: python sample.py {folder.name}")
-    sys.exit(0 if len(history) == c.steps else 130)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The loop learns, survives, and says what is wrong; runs are folders that stay whole."""
-import dataclasses
+"""The loop learns what plain PyTorch learns, however a step is worked out; no end harms a run."""
 import json
 import math
 import os
@@ -10,491 +9,441 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.run import get_args_parser
+from torch.nn.parallel import DistributedDataParallel
 
+import data
 import train
-from batches import draw, every_window
-from conftest import ROOT, SMALL, inside, one_line, run
-from data import load_corpus
-from model import ARCHS, SHAPES, GPT, GPTConfig, score
-from train import TrainConfig, learning_rate, make_optimizers
+from conftest import ENVIRONMENT, SMALL, call, command, inside, one_line
+from model import ARCHS, GPT, GPTConfig
+from train import PRESETS, TrainConfig, learning_rate, make_optimizers
 
-KEYS = {"step", "tokens", "epoch", "train_loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
-VAL_KEYS = {"val_loss", "val_accuracy", "val_bits_per_byte"}
+LONG = [*SMALL, "--steps", 40, "--eval-every", 8, "--dropout", 0.1, "--accumulate", 2]
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):       # they take longer than a short run; other processes draw them
+    monkeypatch.setattr(train, "draw_curve", lambda *_: None)
 
 
-def weights(folder, name="last.pt"):
-    return torch.load(folder / name, weights_only=True)["model"]
+def new_run(trained, cwd, name, *flags):
+    inside("train.py", "--source", trained / "text.txt", "--name", name, *SMALL, *flags, cwd=cwd)
+    return cwd / "runs" / name
 
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def metrics(folder, *left_out):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: x for key, x in m.items() if key not in left_out} for m in lines]
+
+
+def load(folder, name="last.pt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def same_bits(ours, theirs):
+    for name in ("best.pt", "last.pt"):
+        a, b = load(ours, name), load(theirs, name)
+        torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
+        assert a["step"] == b["step"]
+    for one, two in zip(a["optimizers"], b["optimizers"], strict=True):
+        torch.testing.assert_close(one["state"], two["state"], rtol=0, atol=0)
+    timings = "seconds", "tokens_per_second"
+    assert metrics(ours, *timings) == metrics(theirs, *timings)
+
+
+def same_curve(ours, theirs, loss=1e-5, norm=1e-4):
+    for key, rel in (("train_loss", loss), ("val_loss", loss), ("grad_norm", norm)):
+        a, b = ([m[key] for m in metrics(run) if key in m] for run in (ours, theirs))
+        assert a == pytest.approx(b, rel=rel), key
+
+
+# ---- What a run leaves.
 
 def test_a_run_is_a_whole_folder(trained):
     from PIL import Image
-    folder = trained / "runs/first"
-    assert {p.name for p in folder.iterdir()} - {"eval.png"} == {       # eval.py draws that
+    folder, n = trained / "runs/first", 30 * 4 * 16
+    assert {p.name for p in folder.iterdir()} >= {
         "config.json", "tokenizer.json", "metrics.jsonl", "loss.png", "best.pt", "last.pt"}
-    lines = metrics(folder)
+    assert read(folder / "config.json").keys() == {"data", "model", "train", "corpus"}
+    keys, val = {"step", "tokens", "epoch", "train_loss", "lr", "grad_norm", "tokens_per_second",
+                 "seconds"}, {"val_loss", "val_accuracy", "val_bits_per_byte"}
+    lines, last = metrics(folder), load(folder)
     assert [m["step"] for m in lines] == list(range(1, 31))
-    assert all(set(m) == KEYS | (VAL_KEYS if m["step"] % 10 == 0 else set()) for m in lines)
-    assert lines[-1]["tokens"] == 30 * 4 * 16 and lines[-1]["val_loss"] < lines[9]["val_loss"]
-    best = torch.load(folder / "best.pt", weights_only=True)
-    assert best["val_loss"] == min(m["val_loss"] for m in lines if "val_loss" in m)
+    assert all(m.keys() == keys | (val if m["step"] % 10 == 0 else set()) for m in lines)
+    n_train = read(next(trained.glob("corpora/*/meta.json")))["train"]["tokens"]
+    assert (lines[-1]["tokens"], lines[-1]["epoch"]) == (n, n / n_train)
+    assert lines[-1]["val_loss"] < lines[9]["val_loss"] < lines[0]["train_loss"]
+    assert all(0 < a["seconds"] < b["seconds"] for a, b in zip(lines, lines[1:]))
+    assert last.keys() == {"model", "step", "optimizers", "history"} and last["history"] == lines
     picture = Image.open(folder / "loss.png")
     assert picture.size[0] > 600 and len(picture.convert("RGB").getcolors(1 << 20)) > 100
-
-
-def test_what_is_printed(trained, tmp_path):
-    text = trained / "text.txt"
-    stdout = inside("train.py", "--source", text, "--steps", 20, *SMALL, cwd=tmp_path)
-    assert "on cpu" in stdout and "val loss" in stdout and "python sample.py runs/nano" in stdout
-    written = stdout.split("That model writes:\n\n")[1].split("\n\nThe curve is in")[0]
-    for says in ("tokens to learn from", "muon, float32, 1 process", "FLOPs a token", "MiB",
-                 "Still learning"):
-        assert says in stdout
-    assert 250 <= len(written) <= 301
 
 
 def test_best_is_kept_when_the_model_gets_worse(tmp_path):
     """It learns that b follows a, ever more surely; in the validation text a follows a."""
     (tmp_path / "text.txt").write_text("ab" * 900 + "aabb" * 50)
-    inside("train.py", "--source", "text.txt", "--steps", 60, *SMALL, "--learning-rate", 0.01,
-        "--warmup-steps", 5, cwd=tmp_path)
-    folder = tmp_path / "runs/nano"
-    seen = {m["step"]: m["val_loss"] for m in metrics(folder) if "val_loss" in m}
-    best = torch.load(folder / "best.pt", weights_only=True)
-    assert best["val_loss"] == min(seen.values()) == seen[best["step"]] and best["step"] < 60
-    last = torch.load(folder / "last.pt", weights_only=True)
-    assert last["best"] == best["val_loss"] and last["step"] == 60
+    inside("train.py", "--source", "text.txt", "--steps", 40, *SMALL, "--eval-every", 5,
+           "--warmup-steps", 5, cwd=tmp_path)
+    seen = {m["val_loss"]: m["step"] for m in metrics(tmp_path / "runs/nano") if "val_loss" in m}
+    assert load(tmp_path / "runs/nano", "best.pt")["step"] == seen[min(seen)] < 40
+    assert load(tmp_path / "runs/nano")["step"] == 40
 
 
-def test_a_taken_name_is_numbered_or_refused(trained, tmp_path):
-    text = ["--source", trained / "text.txt"]
-    for _ in range(2):
-        inside("train.py", *text, "--steps", 2, *SMALL, cwd=tmp_path)
+def test_what_is_printed_and_names(trained, tmp_path):
+    """Runs are numbered; a name that is taken, or is none for a folder, is refused."""
+    text = ["--source", trained / "text.txt", *SMALL, "--steps", 20]
+    stdout, _ = (inside("train.py", *text, cwd=tmp_path) for _ in range(2))
+    rows = {row.split()[0]: row.split() for row in stdout.splitlines() if row}
+    for m in metrics(tmp_path / "runs/nano"):
+        figures = [m[key] for key in ("train_loss", "val_loss", "val_bits_per_byte") if key in m]
+        if len(figures) == 3 or m["step"] == 1:
+            assert rows[str(m["step"])][2:2 + len(figures)] == [f"{x:.3f}" for x in figures]
+    weights = sum(w.numel() for w in load(tmp_path / "runs/nano")["model"].values())
+    for says in (f"{weights:,} parameters", "loss of 3.332", "val loss", "python sample.py nano",
+                 f"lowest validation loss is {m['val_loss']:.3f}"):         # 3.332 is ln(28)
+        assert stdout.count(says) == 1
+    assert len(stdout.split("writes:\n\n")[1]) > 100
+    for name in ("nano", "..", ".", "a/b", tmp_path / "c"):
+        assert "--resume" in one_line("train.py", *text, "--name", name, cwd=tmp_path)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["nano", "nano-2"]
-    before = (tmp_path / "runs/nano/last.pt").read_bytes()
-    assert "--resume" in one_line("train.py", *text, "--run", "nano", *SMALL, cwd=tmp_path)
-    assert (tmp_path / "runs/nano/last.pt").read_bytes() == before
 
 
-def start_and_signal(signum, at_step, *arguments, cwd):
-    """Run train.py, send it a signal once it has done at_step steps; return code and output."""
-    child = subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, arguments)], cwd=cwd,
-                             env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    file = cwd / "runs" / arguments[arguments.index("--run") + 1] / "metrics.jsonl"
-    while child.poll() is None and not (file.exists() and file.read_text().count("\n") >= at_step):
-        time.sleep(0.002)
-    child.send_signal(signum)
-    stdout, stderr = child.communicate()
-    assert "Traceback" not in stderr
-    return child.returncode, stdout
+# ---- The loop.
 
-
-@pytest.mark.parametrize("signum", [
-    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
-def test_a_stopped_run_resumes_to_the_same_bits(signum, trained, tmp_path, unbroken):
-    """Dropout is on: what it draws has to come again too."""
-    rc, stdout = start_and_signal(signum, 63, *LONG, "--source", trained / "text.txt",
-                                  "--run", "broken", cwd=tmp_path)
-    broken = tmp_path / "runs/broken"
-    assert 63 <= len(metrics(broken)) < 200
-    if signum == signal.SIGKILL:        # the last checkpoint is older than the last metrics
-        assert rc == -signum
-    else:
-        assert rc == 128 + signum and "python train.py --run broken --resume" in stdout
-        assert (broken / "loss.png").exists() and weights(broken)
-    inside("train.py", *LONG, "--n-kv-head", 0, "--run", "broken", "--resume", cwd=tmp_path)
-    for name in ("last.pt", "best.pt"):
-        ours, theirs = weights(broken, name), weights(unbroken, name)
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-    for key in ("step", "train_loss", "lr", "grad_norm", "val_loss"):
-        assert [m.get(key) for m in metrics(broken)] == [m.get(key) for m in metrics(unbroken)]
-    assert "has done all its 200 steps" in one_line("train.py", "--resume", cwd=tmp_path)
-
-
-@pytest.mark.slow
-def test_killed_at_ten_random_steps(trained, tmp_path, unbroken):
-    """One run, killed and resumed ten times, ends with the bits of the one left alone."""
-    flags = ["--source", trained / "text.txt", *LONG, "--run", "broken"]
-    for step in sorted(random.Random(1).sample(range(20, 195), 10)):
-        start_and_signal(signal.SIGKILL, step, *flags, cwd=tmp_path)
-        flags = ["--run", "broken", "--resume"]
-    run("train.py", *flags, cwd=tmp_path)
-    ours, theirs = weights(tmp_path / "runs/broken"), weights(unbroken)
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert [m["step"] for m in metrics(tmp_path / "runs/broken")] == list(range(1, 201))
-
-
-LONG = [*SMALL, "--steps", 200, "--eval-every", 25, "--dropout", 0.1]
-
-
-@pytest.fixture(scope="module")
-def unbroken(trained):
-    inside("train.py", "--source", "text.txt", *LONG, "--run", "unbroken", cwd=trained)
-    return trained / "runs/unbroken"
-
-
-def test_resume_refuses_another_configuration(trained, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "other.txt").write_text("To be, or not to be, that is the question. " * 40)
-    inside("data.py", "--source", "other.txt", cwd=tmp_path)
-    other = next(tmp_path.glob("corpora/other-*"))
-    for flags, says in ((["--n-layer", 3], "n_layer 2, not 3"),
-                        (["--init", "gpt2"], "with init , not gpt2"),
-                        (["--arch", "gpt2"], "--config, --preset and --arch start a run"),
-                        (["--optimizer", "adamw"], "optimizer muon, not adamw"),
-                        (["--batch-size", 8], "batch_size 4, not 8"),
-                        (["--steps", 40, "--data", other], "is not the corpus")):
-        assert says in one_line("train.py", "--run", "first", "--resume", *flags, cwd=tmp_path)
-
-
-def test_resume_says_what_changed_and_whether_it_matters(trained, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    said = inside("train.py", "--run", "first", "--resume", "--steps", 40, "--accumulate", 2,
-                  cwd=tmp_path)
-    assert "since step 30: steps was 30 and is 40: from here on, the curve is not" in said
-    assert "accumulate was 1 and is 2: the curve stays the same" in said
-    assert [m["step"] for m in metrics(tmp_path / "runs/first")] == list(range(1, 41))
-    config = json.loads((tmp_path / "runs/first/config.json").read_text())
-    assert config["train"]["steps"] == 40 and config["train"]["accumulate"] == 2
-
-
-def test_a_changed_setting_takes_effect(trained, tmp_path):
-    """The optimiser goes on with its memory and the settings it is given; float16 may begin."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    said = inside("train.py", "--run", "first", "--resume", "--steps", 35, "--weight-decay", 0.3,
-                  "--momentum", 0.8, "--dtype", "float16", cwd=tmp_path)
-    assert said.count("the curve is not the one it would have been") == 4
-    states = torch.load(tmp_path / "runs/first/last.pt", weights_only=True)["optimizers"]
-    groups = [group for state in states for group in state["param_groups"]]
-    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
-    assert {group.get("momentum") for group in groups} == {None, 0.8}
-    steps = {k["step"].item() for k in states[0]["state"].values()}
-    assert steps <= {float(n) for n in range(31, 36)}       # on top of the 30 it remembers
-
-
-def test_accumulation_with_dropout_is_another_curve(trained, tmp_path):
-    text = ["--source", trained / "text.txt"]
-    inside("train.py", *text, *SMALL, "--steps", 10, "--dropout", 0.1, "--run", "a", cwd=tmp_path)
-    said = inside("train.py", "--run", "a", "--resume", "--steps", 12, "--accumulate", 2,
-                  cwd=tmp_path)
-    assert said.count("the curve is not the one it would have been") == 2
-
-
-def test_a_run_moves_to_a_folder_of_another_name(trained, tmp_path):
-    """Its corpus with it: --data says where."""
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    shutil.copytree(next(trained.glob("corpora/text-*")), tmp_path / "elsewhere")
-    inside("train.py", "--run", "first", "--resume", "--steps", 32, "--data", "elsewhere",
-           cwd=tmp_path)
-
-
-def test_config_alone_makes_the_run_again(trained, tmp_path):
-    shutil.copy(trained / "text.txt", tmp_path)
-    inside("train.py", "--config", trained / "runs/first/config.json", "--run", "again",
-           cwd=tmp_path)
-    again, first = tmp_path / "runs/again", trained / "runs/first"
-    assert all(torch.equal(a, b) for a, b in zip(weights(again).values(), weights(first).values()))
-    assert json.loads((again / "config.json").read_text())["train"] == json.loads(
-        (first / "config.json").read_text())["train"]
-    inside("train.py", "--config", first / "config.json", "--run", "shorter", "--steps", 5,
-           cwd=tmp_path)
-    assert len(metrics(tmp_path / "runs/shorter")) == 5
-    inside("train.py", "--config", first / "config.json", "--steps", 1, "--n-embd", 32,
-           cwd=tmp_path)
-    wide = weights(tmp_path / "runs/first")     # named after the run it is made from
-    assert wide["blocks.0.mlp.W_up"].shape == (32, 128)     # 4 n_embd follows
-    (tmp_path / "text.txt").write_text("Another text. " * 900)
-    shutil.rmtree(tmp_path / "corpora")
-    assert "is not the corpus" in one_line("train.py", "--config", first / "config.json", "--run",
-                                           "other", cwd=tmp_path)
-
-
-def test_the_loop_against_one_written_here(trained, tmp_path):
-    """PyTorch's AdamW and loss on the same windows, nothing else: the same 20 losses."""
-    inside("train.py", "--source", trained / "text.txt", *SMALL, "--arch", "gpt2", "--optimizer",
-           "adamw", "--steps", 20, "--learning-rate", 0.01, "--decay", "cosine", "--warmup-steps",
-           4, "--beta2", 0.99, "--grad-clip", 0.5, "--run", "ours", cwd=tmp_path)
-    corpus = load_corpus(next((tmp_path / "corpora").iterdir()))
-    config = json.loads((tmp_path / "runs/ours/config.json").read_text())["model"]
+def test_the_loop_against_one_in_plain_pytorch(trained, tmp_path):
+    folder = new_run(trained, tmp_path, "ours", *"--arch gpt2 --optimizer adamw --decay cosine "
+                     "--learning-rate 0.01 --warmup-steps 4 --grad-clip 0.5 --steps 20".split())
+    config = read(folder / "config.json")
+    corpus = data.load_corpus(tmp_path / config["corpus"]["folder"])
     torch.manual_seed(1)
-    model = GPT(GPTConfig(**config))
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
-         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0}],
-        betas=(0.9, 0.99))
-    for step, m in enumerate(metrics(tmp_path / "runs/ours")):
-        lr = (0.01 * (step + 1) / 4 if step < 4 else
-              0.005 * (1 + math.cos(math.pi * (step - 4) / 15)))
-        ids, targets = draw(corpus.train, 4, 16, 1, step)
-        loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    model = GPT(GPTConfig(**config["model"]))
+    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
+              {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    for step, m in enumerate(metrics(folder)):
+        ids, targets = data.batch(corpus.train, 4, 16, 1, step)
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         norm = torch.sqrt(sum((p.grad ** 2).sum() for p in model.parameters()))
         for p in model.parameters():
             p.grad *= min(1, 0.5 / norm)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = (0.01 * (step + 1) / 4 if step < 4 else
+                           0.0055 + 0.0045 * math.cos(math.pi * (step - 4) / 15))
         optimizer.step()
-        assert m["train_loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert [m["train_loss"], m["lr"]] == pytest.approx([loss.item(), group["lr"]], rel=1e-5)
         assert m["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
-        assert m["lr"] == pytest.approx(lr)
-    nats, correct, n = score(model, every_window(corpus.val, 4, 16))
-    assert m["val_loss"] == pytest.approx(nats / n, rel=1e-5) and m["val_accuracy"] == correct / n
-    assert m["val_bits_per_byte"] == pytest.approx(
-        nats / math.log(2) / corpus.meta["val"]["bytes"], rel=1e-5)
+    val, nats, correct = torch.tensor(corpus.val.astype(int)), 0.0, 0
+    for start in range(0, len(val) - 1, 16):
+        ids, targets = val[:-1][start:start + 16], val[start + 1:start + 17]
+        logits = model(ids[None])[0]
+        nats += F.cross_entropy(logits, targets, reduction="sum").item()
+        correct += (logits.argmax(dim=-1) == targets).sum().item()
+    assert m["val_loss"] == pytest.approx(nats / (len(val) - 1), rel=1e-5)
+    assert m["val_accuracy"] == correct / (len(val) - 1)
+    bits = nats / math.log(2) / corpus.meta["val"]["bytes"]
+    assert m["val_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_same_curve_however_a_step_is_worked_out(optimizer, trained, tmp_path):
-    """1e-5 relative in float32 over 20 steps; activation checkpointing to the last bit."""
-    flags = ["--source", trained / "text.txt", *SMALL, "--steps", 20, "--optimizer", optimizer]
-    curve = {}
-    for name, more in (("whole", []), ("two", ["--accumulate", 2]), ("four", ["--accumulate", 4]),
-                       ("again", ["--activation-checkpointing"]), ("raw", ["--kernels", "raw"])):
-        inside("train.py", *flags, *more, "--run", name, cwd=tmp_path)
-        curve[name] = [m["train_loss"] for m in metrics(tmp_path / "runs" / name)]
-    assert curve["again"] == curve["whole"]
-    for name in ("two", "four", "raw"):
-        assert curve[name] == pytest.approx(curve["whole"], rel=1e-5), name
-    assert "multiple of 3" in one_line(
-        "train.py", *flags, "--accumulate", 3, cwd=tmp_path)
+def test_learning_rate_by_hand():
+    c = TrainConfig(steps=201, warmup_steps=100, learning_rate=1.0, decay="cosine")
+    at = lambda *steps: pytest.approx([learning_rate(step, c) for step in steps])
+    assert at(0, 49, 99, 100) == [0.01, 0.5, 1.0, 1.0]
+    assert at(125, 150, 200, 999) == [0.1 + 0.9 * (1 + 0.5 ** 0.5) / 2, 0.55, 0.1, 0.1]
+    c.decay = "linear"
+    assert at(99, 100, 125, 150, 200, 999) == [1.0, 1.0, 0.75, 0.5, 0, 0]
+    c.steps = 50                                                # fewer than its warm-up has
+    assert at(0, 24, 49) == [0.01, 0.25, 0.5]
+    c.warmup_steps = 0
+    assert at(0, 49) == [1.0, 0]
 
 
-@pytest.mark.parametrize("dtype, rel", [("bfloat16", 0.01), ("float16", 0.002)])
-def test_half_precision_learns_nearly_the_same(dtype, rel, trained, tmp_path, monkeypatch):
-    flags = ["--source", trained / "text.txt", *SMALL, "--steps", 20]
-    plain = torch.amp.GradScaler        # at its usual start, 2^16, the first steps overflow
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: plain(
-        device, init_scale=2.0 ** 8, enabled=enabled))
-    inside("train.py", *flags, "--run", "full", cwd=tmp_path)
-    inside("train.py", *flags, "--run", "half", "--dtype", dtype, cwd=tmp_path)
-    for key, rel in (("train_loss", rel), ("grad_norm", 5 * rel)):
-        full, half = ([m[key] for m in metrics(tmp_path / "runs" / name)]
-                      for name in ("full", "half"))
-        assert half != full and half == pytest.approx(full, rel=rel), key
-    assert all(w.dtype == torch.float32 for w in weights(tmp_path / "runs/half").values())
-
-
-def test_an_overflow_in_float16_is_left_out(trained, tmp_path, monkeypatch):
-    """The first steps overflow; the scaler halves its factor and leaves them out; it learns on."""
-    plain = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: plain(
-        device, init_scale=2.0 ** 40, enabled=enabled))
-    inside("train.py", "--source", trained / "text.txt", *SMALL, "--steps", 60, "--dtype",
-           "float16", "--warmup-steps", 2, cwd=tmp_path)
-    lines = metrics(tmp_path / "runs/nano")
-    assert not math.isfinite(lines[0]["grad_norm"])
-    assert lines[0]["train_loss"] > lines[-1]["train_loss"] + 0.1
-    saved = torch.load(tmp_path / "runs/nano/last.pt", weights_only=True)
-    assert saved["scaler"]["scale"] < 2.0 ** 40
-
-
-def test_looks_are_capped_and_evenly_spread(trained):
-    corpus = load_corpus(next(trained.glob("corpora/text-*")))
-    every = train.validation_windows(corpus, 4, 0)
-    assert sum(targets.numel() for _, targets in every) == len(corpus.val) - 1
-    corpus.val = np.arange(50_000, dtype=np.uint16)
-    few = train.validation_windows(corpus, 4, 10_000)
-    assert len(few) == 3 and [ids[0, 0].item() for ids, _ in few] == [0, 20_480, 40_960]
-
-
-def test_tensorboard_and_a_text_at_each_look(trained, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    inside("train.py", "--source", trained / "text.txt", *SMALL, "--steps", 20, "--tensorboard",
-           "--write", 9, cwd=tmp_path)
-    events = EventAccumulator(str(tmp_path / "runs/nano"))
-    events.Reload()
-    seen = [event.value for event in events.Scalars("train_loss")]
-    assert seen == pytest.approx([m["train_loss"] for m in metrics(tmp_path / "runs/nano")])
-
-
-def test_last_is_written_when_it_is_old(trained, tmp_path, monkeypatch):
-    saves = []
-    plain = train.save_checkpoint
-    monkeypatch.setattr(train, "save_checkpoint", lambda path, **content: (
-        saves.append((path.name, content["step"])), plain(path, **content)))
-    inside("train.py", "--source", trained / "text.txt", *SMALL, "--steps", 6, "--eval-every", 100,
-           "--save-minutes", 1e-9, cwd=tmp_path)
-    assert [step for name, step in saves if name == "last.pt"] == [1, 2, 3, 4, 5, 6]
-
-
-def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    last = tmp_path / "runs/first/last.pt"
-    last.write_bytes(last.read_bytes()[:-1000])
-    assert "last.pt is not a whole checkpoint" in one_line(
-        "train.py", "--run", "first", "--resume", cwd=tmp_path)
-    last.unlink()       # as if it had been stopped before it saved anything, in its first step
-    (tmp_path / "runs/first/metrics.jsonl").unlink()
-    said = inside("train.py", "--run", "first", "--resume", cwd=tmp_path)
-    assert "starts again" in said
-    assert [m["step"] for m in metrics(tmp_path / "runs/first")] == list(range(1, 31))
-    ours, theirs = weights(tmp_path / "runs/first"), weights(trained / "runs/first")
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert "no run" in one_line("train.py", "--run", "nobody", "--resume", cwd=tmp_path)
-
-
-def test_resume_refuses_a_corpus_that_has_changed(trained, tmp_path):
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "corpora")
-    (tmp_path / "text.txt").write_text("To be, or not to be. " * 500)
-    assert "is not the corpus" in one_line("eval.py", "runs/first", cwd=tmp_path)
-
-
-@pytest.mark.parametrize("arguments, says", [
-    (["--source", "nowhere"], "no file or folder"),
-    (["--source", "empty.txt"], "no text"),
-    (["--source", "short.txt"], "one window takes 129"),
-    (["--preset", "nanoo"], "nano"),
-    (["--n-layers", 3], "--n-layer"),
-    (["--n-embd", 130], "not a multiple of n_head"),
-    (["--steps", 0], "steps"),
-    (["--beta2", 1], "below 1"),
-    (["--run", "."], "not a name"),
-    (["--steps", "many"], "--steps"),
-    (["--device", "tpu"], "unknown device"),
-    (["--optimizer", "sgd"], "muon or adamw"),
-    (["--dtype", "float16", "--parallel", "fsdp"], "use bfloat16"),
-    (["--config", "nowhere.json"], "nowhere.json"),
-    (["--config", "config.json", "--arch", "gpt2"], "leave them out"),
-    (["--data", "nowhere"], "nowhere is not a whole corpus"),
-    (["--plot", "runs/nobody"], "nobody"),
-])
-def test_bad_input_is_one_line_and_leaves_no_run(arguments, says, tmp_path):
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "short.txt").write_text("To be, or not to be, that is the question.")
-    assert says in one_line("train.py", *arguments, cwd=tmp_path)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(trained, tmp_path):
-    said = one_line("train.py", "--source", trained / "text.txt", *SMALL, "--steps", 50,
-                    "--learning-rate", 1e9, "--warmup-steps", 30, "--grad-clip", 1e30, cwd=tmp_path)
-    assert "is nan at step" in said or "is inf at step" in said
-    last = tmp_path / "runs/nano/last.pt"
-    assert not last.exists() or all(w.isfinite().all() for w in weights(last.parent).values())
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
-    model = GPT(GPTConfig(n_layer=1, n_embd=16))
-    path = tmp_path / "last.pt"
-    train.save_checkpoint(path, model=model.state_dict(), step=1)
-    before = path.read_bytes()
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limit[1]))
-    try:
-        with pytest.raises(OSError, match="what was there is untouched"):
-            train.save_checkpoint(path, model=model.state_dict(), step=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-def test_a_full_disk_is_one_line_and_leaves_the_run_whole(trained, tmp_path):
-    """No file may grow beyond 20 kB from step 31 on: the checkpoint of step 30 stays."""
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    before = (tmp_path / "runs/first/last.pt").read_bytes()
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", "--run", "first", "--resume", "--steps", "60"],
-        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "train.py: could not write" in done.stderr and "is untouched" in done.stderr
-    assert (tmp_path / "runs/first/last.pt").read_bytes() == before
-    assert not list(tmp_path.glob("runs/first/*unfinished*"))
-
-
-def test_plot_lays_runs_over_each_other(trained, tmp_path, unbroken):
-    for against in ("steps", "tokens", "seconds"):
-        inside("train.py", "--plot", trained / "runs/first", unbroken, "--against", against,
-               "--out", f"{against}.png", cwd=tmp_path)
-        assert (tmp_path / f"{against}.png").stat().st_size > 10_000
-
-
-def test_schedule_by_hand():
-    c = TrainConfig(steps=201, warmup_steps=100, learning_rate=1.0, min_learning_rate=0.1,
-                    decay="cosine")
-    at = lambda step: pytest.approx(learning_rate(step, c))
-    assert at(0) == 0.01 and at(49) == 0.5 and at(99) == 1.0        # the rise
-    assert at(100) == 1.0 and at(150) == 0.55 and at(200) == 0.1    # the fall: top, middle, last
-    assert at(125) == 0.1 + 0.9 * (1 + 0.5 ** 0.5) / 2              # cos(pi / 4)
-    c = TrainConfig(steps=201, warmup_steps=100, learning_rate=1.0)
-    assert at(99) == 1.0 and at(100) == 1.0 and at(125) == 0.75 and at(150) == 0.5 and at(200) == 0
-
-
-def test_schedule_of_a_run_as_short_as_its_warm_up():
-    c = TrainConfig(steps=100, warmup_steps=100)
-    assert all(0 < learning_rate(step, c) <= c.learning_rate for step in range(100))
-    assert learning_rate(0, TrainConfig(steps=1, warmup_steps=0)) > 0
-
-
-def test_groups_of_parameters():
-    """Every weight in exactly one group; decay for matrices; Muon for those inside blocks."""
-    model = GPT(GPTConfig(n_layer=2, n_embd=16, ngram_rows=50, bias=True))
+def test_optimizers():
+    """Each weight in one group: decay for matrices, Muon for those inside blocks, whose steps it
+    makes as long as AdamW's, and nearly as long in each direction. What is frozen stays.
+    """
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(n_embd=32, ngram_rows=50, norm="layernorm", bias=True, zero_init=False,
+                          position="learned"))
     names = {id(p): name for name, p in model.named_parameters()}
-    grouped = {}
-    for kind in ("adamw", "muon"):
-        optimizers = make_optimizers(model, TrainConfig(optimizer=kind))
-        grouped[kind] = [([names[id(p)] for p in group["params"]], group["weight_decay"], optimizer)
-                         for optimizer in optimizers for group in optimizer.param_groups]
-        found = [name for group, _, _ in grouped[kind] for name in group]
-        assert sorted(found) == sorted(names.values())
-    (decayed, decay, _), (free, none, _) = grouped["adamw"]
-    assert decay == 0.1 and none == 0
-    assert all("gain" in name or ".b" in name or "bias" in name for name in free)
-    assert all("W_" in name or "table" in name for name in decayed)
-    (tables, decay, _), (free_too, none, _), (hidden, also, muon) = grouped["muon"]
-    assert sorted(tables) == ["W_vocab", "ngram_tables", "token_table"] and free_too == free
-    assert type(muon) is torch.optim.Muon and decay == also == 0.1 and none == 0
-    assert hidden == [f"blocks.{i}.{name}" for i in range(2) for name in (
-        "attention.W_qkv", "attention.W_out", "mlp.W_up", "mlp.W_down")]
-
-
-def test_muon_takes_a_step_of_the_length_of_adamws():
-    """No direction of a matrix moves much more than another; a number moves 0.2 lr on average."""
-    model = GPT(GPTConfig(n_layer=1, n_embd=32, zero_init=False))
-    ids = torch.randint(85, (4, 17))
-    before = model.blocks[0].mlp.W_up.detach().clone()
-    model.ops.cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
-    for optimizer in make_optimizers(model, TrainConfig(learning_rate=0.01, weight_decay=0.0)):
+    inner = {f"blocks.{i}.{W}" for i in (0, 1) for W in ("W_qkv", "W_out", "W_up", "W_down")}
+    vectors = {name for name, p in model.named_parameters() if p.dim() == 1}
+    outer = set(names.values()) - inner - vectors
+    assert len(vectors) == 2 * 8 + 2 and len(outer) == 4        # 3 tables and W_vocab
+    for name, expected in (("adamw", [inner | outer, vectors]), ("muon", [outer, vectors, inner])):
+        optimizers = make_optimizers(model, TrainConfig(optimizer=name, weight_decay=0.0))
+        decaying = make_optimizers(model, TrainConfig(optimizer=name, weight_decay=0.3))
+        groups = [group for each in decaying for group in each.param_groups]
+        assert [{names[id(p)] for p in group["params"]} for group in groups] == expected
+        assert sum(len(group["params"]) for group in groups) == len(names)      # none twice
+        assert [group["weight_decay"] for group in groups] == [0.3, 0, 0.3][:len(groups)]
+    for p in (*model.blocks[0].parameters(), model.token_table):
+        p.requires_grad = False
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ids = torch.randint(1024, (4, 17))
+    F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = 0.01
         optimizer.step()
-    step = (model.blocks[0].mlp.W_up - before).detach()         # (32, 128)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) != p.requires_grad, name
+    step = (model.blocks[1].W_up - before["blocks.1.W_up"]).detach()            # (32, 128)
     stretch = torch.linalg.svdvals(step) / (0.01 * 0.2 * math.sqrt(128))
     assert stretch.median() == pytest.approx(0.9, abs=0.25) and stretch.max() < 1.3
     assert step.std().item() == pytest.approx(0.2 * 0.01, rel=0.25)
 
 
-def test_presets_name_real_settings():
-    known = {f.name for config in (train.DataConfig, TrainConfig)
-             for f in dataclasses.fields(config)} | {"arch"}
-    assert all(set(preset) <= known for preset in train.PRESETS.values())
-    assert train.PRESETS.keys() == SHAPES.keys()
+def test_the_same_curve_however_a_step_is_worked_out(trained, tmp_path):
+    whole, again, two, four, raw, half = (
+        new_run(trained, tmp_path, str(i), "--steps", 20, "--eval-every", 20, *flags.split())
+        for i, flags in enumerate(("", "--activation-checkpointing", "--accumulate 2",
+                                   "--accumulate 4", "--kernels raw", "--dtype bfloat16")))
+    same_bits(again, whole)
+    for other in (two, four, raw):
+        same_curve(other, whole)
+    same_curve(half, whole, loss=0.01, norm=0.1)
+    assert metrics(half)[5]["train_loss"] != pytest.approx(metrics(whole)[5]["train_loss"], 1e-5)
+    assert all(w.dtype == torch.float32 for w in load(half)["model"].values())
+
+
+def test_an_evaluation_is_capped_and_evenly_spread():
+    val, read = torch.randint(64, (50_000,)).numpy(), []
+    model = GPT(GPTConfig(64, context_length=16, n_layer=1, n_embd=8, ngram=1, dropout=0.5))
+    model.register_forward_pre_hook(lambda _, x: read.append((model.training, x[0][0].tolist())))
+    corpus = SimpleNamespace(val=val, meta={"val": {"bytes": 50_000}})
+    train.evaluate(model, corpus, TrainConfig(eval_tokens=10_000))
+    assert read == [(False, val[s:s + 16].tolist()) for s in (0, 20_480, 40_960)]
+    train.evaluate(model, corpus, TrainConfig(eval_tokens=0))
+    assert model.training and len(read) == 3 + math.ceil(49_999 / 4096) + 1     # one is short
+
+
+def test_the_loop_trains_what_it_is_given(tmp_path, monkeypatch):
+    """Any model, DDP around it, which sends gradients once a step; last.pt is saved when old."""
+    clock, x, sent, saved = iter(range(0, 10 ** 6, 601)), torch.randn(64, 2), [], []
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(train, "write_whole", lambda path, _: saved.append(path.name))
+    monkeypatch.setattr(train, "WORLD", 2)      # of which the other rank is as one with this one
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+
+    def send(_, bucket):
+        sent.append(bucket.buffer())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+    try:
+        net = DistributedDataParallel(torch.nn.Linear(2, 1))
+        net.register_comm_hook(None, send)
+        c = TrainConfig(steps=100, accumulate=2, learning_rate=0.2, weight_decay=0.0)
+        history = train.train(
+            net, lambda *which: (x, x @ torch.tensor([3.0, -2.0]) + 1),
+            lambda net, x, y: ((net(x)[:, 0] - y) ** 2).mean(),
+            lambda model: {"val_loss": (model.weight[0, 0] - 3).abs().item()}, tmp_path, c, 64)
+    finally:
+        dist.destroy_process_group()
+    assert history == metrics(tmp_path) and history[-1]["val_loss"] < 0.2
+    assert saved == ["last.pt"] * 99 + ["best.pt", "last.pt"] and len(sent) == 100
+
+
+def test_presets_are_whole_and_every_setting_is_a_flag(tmp_path):
+    known = {f.name for c in (data.DataConfig, TrainConfig, GPTConfig) for f in fields(c)}
+    assert all(set(preset) <= known | {"arch"} for preset in PRESETS.values())
+    shape = PRESETS["gpt2"] | ARCHS["gpt2"] | {"vocab_size": 50_257}
     with torch.device("meta"):
-        gpt2 = GPT(GPTConfig(**ARCHS["gpt2"] | SHAPES["gpt2"]))
-    assert gpt2.n_parameters() == 124_439_808       # Hugging Face's count for gpt2
+        gpt2 = GPT(data.checked(GPTConfig, shape))
+    assert sum(p.numel() for p in gpt2.parameters()) == 124_439_808     # Hugging Face's count
+    shown = {w.strip(",.") for w in inside("train.py", "--help", cwd=tmp_path).split()}
+    flags = {w for w in shown if w[:2] == "--" and w[:5] != "--no-"} - {"--help"}
+    assert flags >= {"--" + name.replace("_", "-") for name in known} and len(flags) <= 46
+    theirs = get_args_parser()._option_string_actions   # torchrun would take --run as --run-path
+    assert not [flag for flag in flags if any(other.startswith(flag) for other in theirs)]
 
 
-def test_vocab_size_is_the_tokenizers(trained, tmp_path):
-    flags = ["--source", trained / "text.txt", "--tokenizer", "bpe", "--vocab-size", 280, *SMALL]
-    inside("train.py", *flags, "--steps", 1, cwd=tmp_path)
-    config = json.loads((tmp_path / "runs/nano/config.json").read_text())
-    assert config["data"]["vocab_size"] == config["model"]["vocab_size"] == 280
-    stdout = inside("sample.py", "--prompt", "green", "--tokens", 5, cwd=tmp_path)
-    assert stdout.startswith("green")
+# ---- Stopped, killed, resumed.
+
+@pytest.fixture(scope="module")
+def unbroken(trained, tmp_path_factory):
+    return new_run(trained, tmp_path_factory.mktemp("unbroken"), "whole", *LONG)
 
 
-def test_help_has_a_line_for_every_setting(tmp_path):
-    stdout, _ = run("train.py", "--help", cwd=tmp_path)
-    for config in (train.DataConfig, GPTConfig, TrainConfig):
-        for field in dataclasses.fields(config):
-            assert field.name == "vocab_size" or "--" + field.name.replace("_", "-") in stdout
+@pytest.mark.parametrize("signum, harm", [
+    (signal.SIGINT, lambda file: file.unlink()),
+    (signal.SIGTERM, lambda file: file.write_bytes(b'{"step": 1\xff\n\n'))])
+def test_a_stopped_run_goes_on(signum, harm, trained, tmp_path, unbroken, monkeypatch):
+    """To the same bits, and what dropout draws comes again too. Meanwhile its metrics are harmed."""
+    plain, handler, broken = data.batch, signal.getsignal(signum), tmp_path / "runs/broken"
+    monkeypatch.setattr(data, "batch", lambda tokens, B, T, seed, step, *part: (
+        step == 12 and signal.raise_signal(signum), plain(tokens, B, T, seed, step, *part))[1])
+    code, stdout, stderr = call("train.py", "--source", trained / "text.txt", *LONG, "--name",
+                                "broken", cwd=tmp_path)
+    assert code == 130 and not stderr and "step 13: --name broken --resume" in stdout
+    assert load(broken)["step"] == len(metrics(broken)) == 13
+    assert signal.getsignal(signum) == handler          # after the loop, Ctrl-C ends the program
+    harm(broken / "metrics.jsonl")
+    inside("train.py", "--resume", cwd=tmp_path)
+    same_bits(broken, unbroken)
+
+
+def launch(*arguments, cwd, ranks=0, **more):
+    """Start train.py as a process of its own, or in several by torchrun."""
+    start = command("train.py", *arguments)
+    if ranks:
+        start[1:1] = f"-m torch.distributed.run --standalone --nproc_per_node {ranks}".split()
+    return subprocess.Popen(start, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True, **more)
+
+
+def until(step, child, folder):
+    file = folder / "metrics.jsonl"
+    while not (file.exists() and file.read_bytes().count(b"\n") >= step):
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_killed_at_any_moment_goes_on(seed, trained, tmp_path, unbroken):
+    chance, broken = random.Random(seed), tmp_path / "runs/broken"
+    child = launch("--source", trained / "text.txt", *LONG, "--name", "broken", cwd=tmp_path)
+    until(chance.randrange(9, 32), child, broken)       # it saves after steps 8, 16, 24 ...
+    time.sleep(0.2 * chance.random())
+    child.kill()
+    child.communicate()
+    inside("train.py", "--resume", cwd=tmp_path)
+    same_bits(broken, unbroken)
+
+
+def test_resume_takes_all_but_steps_from_the_run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder, first = tmp_path / "runs/first", trained / "runs/first"
+    for flags in ("--n-layer 2", "--preset nano", "--init first", "--bias", "--data corpora"):
+        assert f"takes {flags.split()[0]} from" in one_line("train.py", "--resume", "--steps", 40,
+                                                            *flags.split(), cwd=tmp_path)
+    assert "no run nobody" in one_line("train.py", "--resume", "--name", "nobody", cwd=tmp_path)
+    for steps in (20, 30):                  # it is at its end, or past it: nothing is left to do
+        assert "writes:" in inside("train.py", "--resume", "--steps", steps, cwd=tmp_path)
+    same_bits(folder, first)
+    inside("train.py", "--resume", "--name", "first", "--steps", 34, cwd=tmp_path)
+    assert metrics(folder)[:30] == metrics(first) and len(metrics(folder)) == 34
+    assert {s["step"].item() for s in load(folder)["optimizers"][0]["state"].values()} == {34}
+    assert "steps" in one_line("train.py", "--resume", "--steps", 0, cwd=tmp_path)
+    whole = (folder / "last.pt").read_bytes()
+    for damaged in (whole[:-1000], b"", whole[:2000] + bytes(2000) + whole[4000:]):
+        (folder / "last.pt").write_bytes(damaged)
+        assert "last.pt" in one_line("train.py", "--resume", "--steps", 50, cwd=tmp_path)
+    assert read(folder / "config.json")["train"]["steps"] == 34 == len(metrics(folder))
+
+
+def test_init_starts_from_the_weights_shape_and_tokenizer_of_a_run(trained, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    (tmp_path / "new.txt").write_text("Ten green öre, standing in the hall. " * 60)
+    (tmp_path / "caps.txt").write_text((trained / "text.txt").read_text().upper())
+    start = "--init first --source new.txt --device cpu --steps 1 --learning-rate 0 --name".split()
+    inside("train.py", *start, "tuned", cwd=tmp_path)
+    tuned, first = tmp_path / "runs/tuned", tmp_path / "runs/first"
+    torch.testing.assert_close(load(tuned)["model"], load(first, "best.pt")["model"], atol=0, rtol=0)
+    assert read(tuned / "tokenizer.json") == read(first / "tokenizer.json")
+    assert read(tuned / "config.json")["model"] == read(first / "config.json")["model"]
+    for wrong in ("--n-embd 32", "--source caps.txt --tokenizer char"):     # 28 characters as well
+        one_line("train.py", *start, "wrong", *wrong.split(), cwd=tmp_path)
+        assert not (tmp_path / "runs/wrong").exists()
+
+
+# ---- What goes wrong.
+
+@pytest.mark.parametrize("flags, says", [
+    ("--source nowhere", "no text called 'nowhere'"), ("--source empty.txt", "no text"),
+    ("--source short.txt", "more than --context-length 16"), ("--data nowhere", "nowhere"),
+    ("--preset nanoo", "nano"), ("--arch gpt5", "gpt5"), ("--n-layers 3", "--n-layers"),
+    ("--n-embd 17", "n_embd 17"), ("--steps 0", "steps"), ("--steps many", "many"),
+    ("--batch-size 5 --accumulate 2", "multiple of 2"), (f"--seed {2 ** 64}", "seed"),
+    ("--learning-rate nan", "learning_rate"), ("--dropout 1", "dropout"), ("--device tpu", "tpu"),
+    ("--tokenizer bbpe", "bbpe"), ("--init nobody", "no run nobody")])
+def test_bad_input_is_one_line_and_leaves_no_run(flags, says, tmp_path):
+    for name, text in (("empty", ""), ("short", "To be or not to be."), ("text", "To be. " * 300)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert says in one_line("train.py", "--source", "text.txt", *SMALL, *flags.split(), cwd=tmp_path)
+    assert not (tmp_path / "runs").exists() and not list(tmp_path.glob("corpora/*unfinished*"))
+
+
+@pytest.mark.parametrize("step", [12, 16])      # the next step meets it, or an evaluation
+def test_a_loss_that_is_not_finite_is_never_saved(step, trained, tmp_path, monkeypatch):
+    plain = learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda n, c: 1e30 if n == step - 1 else plain(n, c))
+    said = one_line("train.py", "--source", trained / "text.txt", *LONG, cwd=tmp_path)
+    assert "is nan at step" in said and "a smaller --learning-rate" in said
+    for name in ("last.pt", "best.pt"):
+        assert load(tmp_path / "runs/nano", name)["step"] == 8
+
+
+@pytest.mark.parametrize("ranks, room", [(0, 20_000), (2, 20_000), (0, 6_200)])     # 6,200: metrics
+def test_a_full_disk_leaves_the_old_checkpoint(ranks, room, trained, tmp_path):
+    """One line says so, and ranks that cannot save what they have done end together."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "runs/first/last.pt").read_bytes()
+    child = launch("--resume", "--steps", 1000, ranks=ranks, cwd=tmp_path, preexec_fn=lambda: (
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))))
+    _, stderr = child.communicate(timeout=100)
+    lines = [line for line in stderr.splitlines() if line.startswith("train.py: ")]
+    assert child.returncode and "File too large" in lines[0] and len(lines) <= 1 + ranks // 2
+    assert ranks or child.returncode == 2 and len(stderr.splitlines()) == 1
+    assert (tmp_path / "runs/first/last.pt").read_bytes() == before
+    assert not list(tmp_path.glob("runs/first/*unfinished*"))
+
+
+# ---- Several ranks train the model that one would.
+
+def finish(child):
+    stdout, stderr = child.communicate(timeout=200)
+    assert child.returncode == 0, stdout + stderr
+    assert stdout.count("writes:") == stdout.count("\nmodel ") == 1     # one rank prints
+
+
+def test_two_ranks_are_one_process_and_stop_and_resume_together(trained, tmp_path):
+    alone = new_run(trained, tmp_path, "alone", "--steps", 30, "--accumulate", 2)
+    two, then_one = tmp_path / "runs/two", tmp_path / "runs/then-one"
+    child = launch("--source", trained / "text.txt", *SMALL, "--steps", 30, "--name", "two",
+                   ranks=2, cwd=tmp_path)
+    until(11, child, two)
+    os.killpg(child.pid, signal.SIGINT)     # as a terminal does on Ctrl-C: to everyone
+    stdout, _ = child.communicate(timeout=100)
+    assert child.returncode and f"after step {load(two)['step']}: --name two --resume" in stdout
+    assert 11 <= load(two)["step"] == len(metrics(two)) < 30
+    shutil.copytree(two, then_one)
+    inside("train.py", "--resume", "--name", "then-one", cwd=tmp_path)
+    finish(launch("--resume", "--name", "two", ranks=2, cwd=tmp_path))
+    same_curve(two, alone)
+    same_curve(then_one, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["", "--optimizer adamw --activation-checkpointing"])
+def test_four_ranks(flags, trained, tmp_path):
+    alone = new_run(trained, tmp_path, "alone", "--batch-size", 8, "--steps", 20, *flags.split())
+    finish(launch("--source", trained / "text.txt", *SMALL, "--batch-size", 8, "--steps", 20,
+                  "--accumulate", 2, *flags.split(), "--name", "four", ranks=4, cwd=tmp_path))
+    same_curve(tmp_path / "runs/four", alone)
+
+
+@pytest.mark.slow
+def test_ranks_end_together(trained, tmp_path):
+    """A mistake is said once; a rank that is killed takes the other with it."""
+    child = launch("--source", "nowhere", ranks=2, cwd=tmp_path)
+    assert child.communicate(timeout=100)[1].count("no text called") == 1 and child.returncode
+    child = launch("--source", trained / "text.txt", *SMALL, "--steps", 10 ** 6, "--name", "long",
+                   ranks=2, cwd=tmp_path)
+    until(12, child, tmp_path / "runs/long")
+    ranks = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True).stdout
+    os.kill(int(ranks.split()[-1]), signal.SIGKILL)
+    child.communicate(timeout=100)
+    assert child.returncode and load(tmp_path / "runs/long")["step"] >= 10

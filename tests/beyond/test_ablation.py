@@ -14,12 +14,11 @@ def test_from_gpt2_to_the_default():
     flags, steps = [], []
     for _, _, change in ablation.CHANGES:
         flags += change.split()
-        steps.append(ablation.settings([*flags, "--seed", "3"]))
-    default = asdict(GPTConfig()) | asdict(train.TrainConfig(seed=3)) | asdict(DataConfig())
-    assert steps[-1] == default
-    recipe = ("optimizer", "decay", "learning_rate", "warmup_steps")
-    assert {k: steps[0][k] for k in recipe} == {k: train.PRESETS["baseline"][k] for k in recipe}
-    assert {k: steps[0][k] for k in ARCHS["gpt2"]} == ARCHS["gpt2"]
+        steps.append(ablation.settings(flags))
+    assert steps[-1] == asdict(GPTConfig()) | asdict(train.TrainConfig()) | asdict(DataConfig())
+    gpt2 = train.PRESETS["baseline"] | ARCHS["gpt2"]
+    for name in (*ARCHS["gpt2"], "optimizer", "decay", "learning_rate", "warmup_steps"):
+        assert steps[0][name] == gpt2[name]
     changed = [{k for k in above if above[k] != below[k]} for below, above in zip(steps, steps[1:])]
     assert [len(names) for names in changed] == [1] * 9 + [3]
 
@@ -32,21 +31,17 @@ def test_two_runs(trained, tmp_path, monkeypatch):
     said = inside("beyond.ablation", *flags, cwd=tmp_path)
     folders = sorted(tmp_path.glob("runs/*"))
     one, other = (curves.read_metrics(folder)[-1]["val_loss"] for folder in folders)
-    assert [folder.name for folder in folders] == ["ablation-00-gpt2", "ablation-01-no-bias"]
     assert f"| {one:.3f} |  |" in said and f"| {other:.3f} | {other - one:+.3f} |" in said
-    assert (tmp_path / "ablation.png").stat().st_size > 10_000
     table, metrics = said[said.index("\nvalidation loss"):], folders[1] / "metrics.jsonl"
-    before = [path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")]
     assert inside("beyond.ablation", *flags, cwd=tmp_path) == table
-    assert before == [path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*")]
     says = one_line("beyond.ablation", *flags, "--steps", 30, cwd=tmp_path)
-    assert "with steps 20, not 30" in says
+    assert "ablation-00-gpt2 was trained with steps 20, not 30" in says
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:10]))
     said = inside("beyond.ablation", *flags, cwd=tmp_path)      # which goes on with last.pt
     assert said == "\n--- ablation-01-no-bias\n" + table
 
 
 def test_flags_that_are_its_own(tmp_path):
-    for flag in ("--name", "--resume", "--no-qk-norm", "--bias", "--learning-rate=1"):
-        says = one_line("beyond.ablation", "--tokenizer", "gpt2", flag, "x", cwd=tmp_path)
-        assert f"{flag.split('=')[0]} is for the ablation to say" in says
+    for flag in ("--name", "--resume", "--no-qk-norm", "--bias", "--learning-rate"):
+        says = one_line("beyond.ablation", "--tokenizer", "gpt2", f"{flag}=1", cwd=tmp_path)
+        assert f"{flag} is for the ablation to say" in says

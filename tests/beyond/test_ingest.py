@@ -49,11 +49,11 @@ def test_folders_are_searched_by_ending_and_hidden_ones_left_alone_unless_named(
 
 
 def test_patterns_and_odd_names_in_the_order_given_each_file_once():
-    for name in ("x/1.txt", "x/2.txt", "x/y/3.txt", "x/y/z/4.txt", "x/.h/5.txt", "a[1].txt"):
+    for name in ("x/1.txt", "x/2.txt", "x/y/3.txt", "x/y/[z]/4.txt", "x/.h/5.txt", "a[1].txt"):
         write(name, name)
     Path("x/empty").mkdir()
     Path("z.txt").symlink_to("x/1.txt")
-    all_of_x = ["x/1.txt", "x/2.txt", "x/y/3.txt", "x/y/z/4.txt"]
+    all_of_x = ["x/1.txt", "x/2.txt", "x/y/3.txt", "x/y/[z]/4.txt"]
     assert names("x/*.txt", "a[1].txt") == ["x/1.txt", "x/2.txt", "a[1].txt"]
     assert names("x/**/*.txt") == names("**/[1-5].txt") == names("x*") == names("x/*") == all_of_x
     assert sorted(names("**/y/*")) == all_of_x[2:]
@@ -142,13 +142,13 @@ def test_what_cannot_be_read_is_refused_with_its_place(name, content, says):
 
 
 @pytest.mark.parametrize("command, says", [
-    ("ingest nowhere", "'nowhere'"), ("ingest a.txt no*.txt", "'no*.txt'"), ("clean bare", "bare"),
-    ("ingest a.txt --encoding base64", "cannot be read as base64"), ("ingest", "SOURCE"),
+    ("ingest ", "''"), ("ingest a.txt no*.txt", "'no*.txt'"), ("clean bare", "bare"),
+    ("ingest a.txt --encoding base64", "cannot be read as base64"), ("ingest . -o new", "be one"),
     ("ingest a.txt --encoding utf-16", "; name its --encoding, such as latin-1 or utf-16-le"),
     ("overlap a.txt --undecodable drop", "'replace'"), ("ingest a.txt --fields body", "--fields"),
     ("ingest a.txt --field body", "has no use"), ("clean b.txt -o new", "no text in b.txt"),
     ("ingest . -o out", "out/documents.jsonl would be one of the sources"),
-    ("clean out/documents.jsonl -o out", "be one of"), ("overlap link -o out", "be one of"),
+    ("clean out/documents.jsonl -o out", "be one of"), ("overlap out -o link", "be one of"),
     ("clean a.txt --redact --redact-except mail", "'mail'"), ("clean c.txt -o new", "0xe9"),
     ("clean a.txt --redact-except ip", "no use without --redact"), ("clean -o new", "output has"),
     ("clean --no-nfc", "nfc has no use"), ("overlap --near", "near has no use without"),
@@ -160,7 +160,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(command, says):
     write("out/documents.jsonl", before := '{"text": "what was there"}\n')
     Path("bare").mkdir()
     Path("link").symlink_to("out")
-    script, *arguments = command.split()
+    script, *arguments = command.split(" ")
     assert says in one_line(f"beyond.{script}", *arguments, cwd=Path())
     assert not [*Path().glob("new/*")] and Path("out/documents.jsonl").read_text() == before
 
@@ -172,8 +172,7 @@ def test_documents_are_listed_or_written_so_that_data_and_the_next_command_read_
     said = inside("beyond.ingest", "a", cwd=Path())
     assert said.endswith(f"4 characters  a/b.csv, line 4: 'more'\n{total}; -o DIR writes them\n")
     assert os.listdir() == ["a"]
-    said = inside("beyond.ingest", "a", "-o", "1/2", cwd=Path())
-    assert said == f"{total}, written to 1/2/documents.jsonl\n"
+    assert inside("beyond.ingest", "a", "-o", "1/2", cwd=Path()).startswith(f"{total}, written to")
     assert list(read_all("1/2").values()) == [FRENCH, "some  ", "some", "more"]
     inside("beyond.clean", "1/2", "-o", "3", cwd=Path())
     inside("beyond.overlap", "3", "-o", "4", cwd=Path())
@@ -186,4 +185,5 @@ def test_documents_are_listed_or_written_so_that_data_and_the_next_command_read_
 def test_the_road_knows_the_plays(monkeypatch):
     monkeypatch.setattr(data, "find", lambda source: [Path(write("plays.whl", b"PK"))])
     monkeypatch.setattr(data, "documents", lambda source: [("Hamlet", f"To be {source}")])
+    write("shakespeare/a.txt", "a folder of that name")
     assert read_all("shakespeare") == {"Hamlet": "To be ['plays.whl']"}

@@ -43,6 +43,7 @@ def test_a_copied_passage_is_found_and_told_from_honest_text():
     assert "no more than honest text" in said and "copied" not in said
     for n, verdict in ((20, "copied"), (19, "has 19 passages as long, too few"), (0, "0 passages")):
         assert verdict in report(b"une reine qui", text, b"x" * len(b"une reine qui") * n)
+    assert "no more than" in report(b"une reine qui", text, b"x" * 13 * 29 + b"une reine qui")
     # The longest passage of bytes may end within a character: é and è begin alike.
     assert "has 3:\n\n[caf]" in report("cafè".encode(), "café".encode(), b"z")
 
@@ -70,8 +71,7 @@ def test_only_windows_that_training_has_drawn_are_measured():
 
 
 def test_the_gap_and_its_interval_by_hand():
-    """Blocks of 200 tokens that are all alike; the two texts are, but only by chance."""
-    level = np.random.default_rng(1).normal(2, 0.5, 100)
+    level = np.random.default_rng(1).normal(2, 0.5, 100)    # of blocks, in two texts by chance
     val, trained = np.repeat(level, 200), np.repeat(level - 1, 200)
     half = 1.96 * math.sqrt(2 * level.var(ddof=1) / 100)
     assert gap(trained, val) == pytest.approx((1, half))
@@ -95,13 +95,15 @@ def test_a_run(trained, tmp_path):
     assert shown == pytest.approx([loss.item(), val_loss, val_loss - loss.item()], abs=1e-4)
     assert f"on {64 * len(steps):,} tokens" in out and f"on {n:,} of the validation split" in out
     written = tokenizer.decode([i for i, in generate(model, [[tokenizer.eot]], 80, picker(1, 1.0))])
-    assert f"Of {len(written)} characters" in out
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)  # load_run() then takes the last weights
-    (tmp_path / "runs/first/best.pt").unlink()
-    last = torch.load(folder / "last.pt", weights_only=True)
-    torch.save(last | {"step": 7}, tmp_path / "runs/first/last.pt")
-    out = inside("beyond.memorised", "12 green bottles", "--run", "first", cwd=tmp_path)
-    assert "after 7 steps" in out and f"on {7 * 64} tokens" in out and "[12 green bottles]" in out
+    text, val = (tokenizer.decode(ids).encode() for ids in (corpus.train, corpus.val))
+    assert out.endswith(report(written.encode(), text, val) + "\n")
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    last = torch.load(folder / "last.pt", weights_only=True) | {"step": 7}
+    torch.save(last, tmp_path / "runs/first/last.pt")
+    for said in ("after 30 steps", f"on {7 * 64} tokens"):
+        out = inside("beyond.memorised", "12 green bottles", "--run", "first", cwd=tmp_path)
+        assert said in out and "[12 green bottles]" in out
+        (tmp_path / "runs/first/best.pt").unlink(missing_ok=True)
 
 
 def test_texts_of_a_person(trained, tmp_path):
@@ -110,7 +112,7 @@ def test_texts_of_a_person(trained, tmp_path):
         out = inside("beyond.memorised", *text, "--source", "text.txt", cwd=trained)
         assert "Of 34 characters" in out and "[17 green bottles hanging ]on the wall" in out
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "empty.txt").touch()
     for said, *arguments in (("no text", ""), ("no text", "--file", tmp_path / "empty.txt"),
                              ("latin.txt", "--file", tmp_path / "latin.txt"),
                              ("--tokens", "--tokens", 0), ("no run", "--run", "none")):

@@ -55,13 +55,13 @@ def test_of_documents_that_are_the_same_or_nearly_the_first_stays():
     texts[17] = with_mistakes(texts[3], 2, 1)                   # resemblance 0.97
     texts[29] = texts[3].upper() + " the end"
     texts[30:35] = [with_mistakes(texts[n], 30, n) for n in range(5, 10)]       # 0.6: not alike
-    texts[36:40] = "short", "short", "caf\u00e9\none", "cafe\u0301\r\none \n"
+    texts[35:40] = texts[17], "short", "short", "caf\u00e9\none", "cafe\u0301\r\none \n"
     report = {}
-    assert [n for n, _ in distinct(enumerate(texts), False, {})] == [*range(37), 38]
+    assert [n for n, _ in distinct(enumerate(texts), False, {})] == [*range(35), 36, 38]
     assert [n for n, _ in distinct(enumerate(texts), True, report)] == [
-        n for n in range(40) if n not in (17, 29, 37, 39)]
+        n for n in range(40) if n not in (17, 29, 35, 37, 39)]
     assert report["nearly the same"] == (2, f"17: {texts[17][:60]!r}")
-    assert report["the same"] == (2, "37: 'short'")
+    assert report["the same"] == (3, f"35: {texts[17][:60]!r}")
     a = some_text(4000, 1)      # b is like a, and dropped; c is like b, but no longer like a
     b = a[:3660] + some_text(340, 101)
     c = b[340:] + some_text(340, 201)
