@@ -126,7 +126,7 @@ def find(source):
     """The files that the names in source stand for, in order, each once."""
     found = []
     for name in source:
-        paths = [download(name)] if name in DOWNLOADS else map(Path, sorted(glob.glob(name)))
+        paths = [download(name)] if name in DOWNLOADS else map(Path, sorted(glob.glob(name, recursive=True)))
         if Path(name).is_dir():
             paths = [p for p in sorted(Path(name).rglob("*")) if p.is_file()
                      and p.name.lower().removesuffix(".gz").endswith(ENDINGS)

@@ -47,7 +47,6 @@ class Tokenizer:
         write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-# ---- Characters, and words.
 # A word is letters, with their accents and with apostrophes inside (aujourd'hui, o'er); or digits;
 # or any one other character, spaces too: nothing is dropped, so that joining gives the text back.
 WORD = regex.compile(r"(?s)[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*|\p{N}+|.")
@@ -260,7 +259,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
 
     def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False)
+        super().__init__(None, "%(prog)s [...]", description, allow_abbrev=False)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists every flag)\n")

@@ -75,25 +75,38 @@ def learning_rate(step, c):
     return c.learning_rate * (cosine if c.decay == "cosine" else left)
 
 
-def make_optimizers(model, c):
-    """AdamW for everything; or Muon for the matrices inside the blocks, and AdamW for the rest.
+class Muon(torch.optim.Optimizer):
+    """A matrix moves along the nearest matrix to its gradient that stretches no direction more than
+    another: what few examples ask for is learned as fast as what all do (Jordan, 2024). The factor
+    0.2 sqrt(n) makes steps as long as AdamW's, for which rates are known (Liu et al., 2025).
+    """
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                x = p.grad.lerp(mean.lerp_(p.grad, 0.05), 0.95)             # Nesterov's momentum
+                x = (x.T if len(x) > x.shape[1] else x) / (x.norm() + 1e-7)     # (n, m), n <= m
+                for _ in range(5):      # Newton-Schulz: takes all singular values to about 1
+                    a = x @ x.T                                             # (n, n)
+                    x = 3.4445 * x + (2.0315 * a @ a - 4.775 * a) @ x       # (n, m)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(x if x.shape == p.shape else x.T,
+                       alpha=-0.2 * group["lr"] * math.sqrt(max(p.shape)))
 
-    AdamW (Loshchilov and Hutter, 2017) gives every number a step of its own size. Muon (Jordan,
-    2024) turns a matrix's gradient into the nearest matrix that stretches no direction more than
-    another, so that what few examples ask for is learned as fast as what all do; match_rms_adamw
-    makes its steps as long as AdamW's (Liu et al., 2025). Weight decay is for matrices alone.
+
+def make_optimizers(model, c):
+    """Muon for the matrices inside the blocks, AdamW (Loshchilov and Hutter, 2017) for the rest, or
+    for all. Weight decay, a pull towards 0, is for matrices alone.
     """
     muon, matrices, others = [], [], []
     for name, p in model.named_parameters():
-        inside = name.startswith("blocks.") and c.optimizer == "muon"
+        inside = name.startswith("blocks.") and c.optimizer == "muon" and p.requires_grad
         (others if p.dim() < 2 else muon if inside else matrices).append(p)
-    optimizers = [torch.optim.AdamW([{"params": matrices, "weight_decay": c.weight_decay},
-                                     {"params": others, "weight_decay": 0.0}],
-                                    betas=(0.9, 0.99), fused=True)]
-    if muon:
-        optimizers.append(torch.optim.Muon(muon, momentum=0.95, weight_decay=c.weight_decay,
-                                           adjust_lr_fn="match_rms_adamw"))
-    return optimizers
+    decay, none = {"weight_decay": c.weight_decay}, {"weight_decay": 0.0}
+    adamw = [{"params": matrices, **decay}, {"params": others, **none}]
+    return [torch.optim.AdamW(adamw, betas=(0.9, 0.99), fused=True),
+            *([Muon([{"params": muon, **decay}], {"lr": 0.0})] if muon else [])]
 
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
@@ -228,7 +241,7 @@ def draw_curve(folder, history):
 
 @dataclass
 class Options:
-    preset: Literal["nano", "baseline", "baby", "gpt2"] = "nano"    # what to start from
+    preset: Literal[*PRESETS] = "nano"  # baseline: as in 2019; baby, gpt2: for a GPU
     arch: Literal["", "gpt2", "llama", "modern"] = ""   # the model of 2019, of 2023, of today
     name: str = ""          # name of the run, instead of its preset's
     resume: bool = False    # go on with the run --name, or the newest; only --steps may change

@@ -69,13 +69,12 @@ def train_slices(model, corpus, folder, c, saved):
     for optimizer, state in zip(optimizers, saved.get("optimizers", ())):
         load_slices(optimizer, state)
     saved.clear()       # what was whole is in slices
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
     for step in tqdm(range(len(history), c.steps), leave=False, disable=True if RANK else None):
         began, nats, lr = time.perf_counter(), 0.0, train.learning_rate(step, c)
         for part in range(RANK, parts, WORLD):
             torch.manual_seed(c.seed + 1_000_003 * (step * parts + part))       # of the dropout
             ids, targets = data.batch(corpus.train, B, T, c.seed, step, part, parts)
-            with autocast:
+            with torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16"):
                 loss = ops.cross_entropy(model(ids.to(device)), targets.to(device))     # ()
             (loss / c.accumulate).backward()    # adds to each slice the mean over all ranks
             nats += loss.item() / parts
@@ -113,6 +112,8 @@ def main():
     data.add_flags(parser, train.Options, data.DataConfig, TrainConfig, GPTConfig)
     given = vars(parser.parse_args())
     with clear_errors((ValueError, OSError, FloatingPointError, *(RuntimeError,) * (RANK > 0))):
+        if "RANK" not in os.environ:
+            raise ValueError("start it with torchrun --nproc_per_node 2 -m beyond.sharded")
         options, run = data.checked(train.Options, given), [None]
         mesh = dist.init_device_mesh(pick_device(options.device), (WORLD,))     # the ranks meet
         if RANK == 0:

@@ -67,12 +67,12 @@ def test_scores_figures_and_intervals_by_hand():
     scores = score([(p[:2], torch.tensor([0, 4])), (p[2:], torch.tensor([5]))])
     assert scores[:, 0] == pytest.approx(-p[0, [0, 4, 5]].numpy())
     assert scores[:, 1:] == pytest.approx(np.array([[1, 1, 0.4], [0, 1, 0.4], [0, 0, 0.4]]))
-    scores = np.array([[1.0, 0, 1, 0.95], [2.0, 1, 1, 0.91], [0.5, 1, 1, 0.5], [4.5, 0, 0, 1.0]])
+    scores = np.array([[1.0, 0, 1, 0.95], [2.0, 1, 1, 0.91], [0.5, 1, 1, 0.935], [4.5, 0, 0, 1.0]])
     f = figures(add_up(scores, [0, 2, 3]).sum(axis=0), 8, 5)
     assert f["loss"] == 2 and f["perplexity"] == pytest.approx(math.e ** 2)
     assert f["bits_per_byte"] == pytest.approx(1 / math.log(2)) == f["bits_per_character"] * 5 / 8
     assert (f["top1_accuracy"], f["top5_accuracy"]) == (0.5, 0.75)
-    assert f["calibration_error"] == pytest.approx((1.95 + abs(1 - 0.91) + abs(1 - 0.5)) / 4)
+    assert f["calibration_error"] == pytest.approx((abs(1 - 2.885) + abs(1 - 0.91)) / 4)
     assert interval(1, np.ones(1000), 19) is None and interval(1, np.ones(1000), 20) == [1, 1]
     assert interval(1, np.linspace(0.9, 1.5, 1001), 10 ** 9) == pytest.approx([0.515, 1.085])
 

@@ -70,6 +70,7 @@ def test_what_is_drawn(against, last, n, tmp_path, monkeypatch):
     top, below = drawn[0].axes
     training, validation = top.lines[-2:]       # of the last run; training: means of three steps
     assert validation.get_xdata()[-1] == last and set(validation.get_ydata()) == {1 + n}
+    assert training.get_xdata()[0] == pytest.approx(last / 50)
     assert training.get_ydata() == pytest.approx([n - 1 + 1 / 3] * 100)
     assert len(top.lines) == 2 * n and len(below.lines) == n
     label = top.get_legend().get_texts()[-1].get_text()

@@ -82,7 +82,7 @@ def test_the_gap_and_its_interval_by_hand():
 def test_a_run(trained, tmp_path):
     """Its losses against PyTorch's and eval.py's; what it writes; without best.pt."""
     folder = trained / "runs/first"
-    out = inside("beyond.memorised", "--run", "first", "--tokens", 80, cwd=trained)
+    out = inside("beyond.memorised", "--run", "first", "--tokens", 300, cwd=trained)
     model, tokenizer = load_run(folder)
     corpus = load_corpus(trained / read_config(folder)["corpus"]["folder"])
     n = len(corpus.val) - 1
@@ -94,7 +94,7 @@ def test_a_run(trained, tmp_path):
     shown = [float(x) for x in re.findall(r"[-+]?\d\.\d{4}", out)[:3]]
     assert shown == pytest.approx([loss.item(), val_loss, val_loss - loss.item()], abs=1e-4)
     assert f"on {64 * len(steps):,} tokens" in out and f"on {n:,} of the validation split" in out
-    written = tokenizer.decode([i for i, in generate(model, [[tokenizer.eot]], 80, picker(1, 1.0))])
+    written = tokenizer.decode([i for i, in generate(model, [[tokenizer.eot]], 300, picker(1, 1.0))])
     text, val = (tokenizer.decode(ids).encode() for ids in (corpus.train, corpus.val))
     assert out.endswith(report(written.encode(), text, val) + "\n")
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
