@@ -67,15 +67,18 @@ def add_flags(parser, *config_classes):
 
 def checked(config_class, settings, strict=False):
     """The config that a dict of settings describes; strict: the dict has no others. Refused are
-    other types, numbers below 0, and an int that is 0 unless that is its default.
+    other types and choices, and numbers below 1 (a float, or one of those named here: below 0).
     """
     known = {f.name: f for f in fields(config_class)}
-    for name in settings.keys() if strict else settings.keys() & known:
+    for name in settings if strict else settings.keys() & known:
         f, value = known.get(name), settings[name]
-        kinds = {float: (int, float), tuple: (tuple, list)}.get(f and f.type, (f and f.type,))
-        if (value not in get_args(f.type) if f and get_args(f.type) else type(value) not in kinds
-                or type(value) in (int, float) and not 0 <= value < 2 ** 62
-                or type(value) is int and value == 0 != f.default):
+        kinds = {float: (int, float), tuple: (tuple, list)}.get(f.type, (f.type,)) if f else ()
+        right = type(value) in kinds or f and value in get_args(f.type)
+        if right and type(value) in (int, float):
+            low = 1 if f.type is int and f.default and name not in (
+                "seed", "warmup_steps", "eval_tokens") else 0
+            right = low <= value < 2 ** 62
+        if not right:
             raise ValueError(f"the setting {name} cannot be {value!r}")
     return config_class(**{name: value for name, value in settings.items() if name in known})
 
@@ -112,7 +115,7 @@ def download(name):
         else:
             urllib.request.urlretrieve(TINY, aside / file)
         if sha256(aside / file) != digest:
-            raise OSError("another file came")
+            raise OSError("its checksum differs")
         os.replace(aside / file, path)
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(f"{name} could not be downloaded ({error}): save {origin}, as {path}, or "
@@ -126,16 +129,17 @@ def find(source):
     """The files that the names in source stand for, in order, each once."""
     found = []
     for name in source:
-        paths = [download(name)] if name in DOWNLOADS else map(Path, sorted(glob.glob(name, recursive=True)))
-        if Path(name).is_dir():
+        if name in DOWNLOADS:
+            paths = [download(name)]
+        elif Path(name).is_dir() and name:
             paths = [p for p in sorted(Path(name).rglob("*")) if p.is_file()
                      and p.name.lower().removesuffix(".gz").endswith(ENDINGS)
                      and not any(part[0] == "." for part in p.relative_to(name).parts)]
-        elif Path(name).exists():
-            paths = [Path(name)]
-        if not (paths := list(paths)) or not name:
-            raise ValueError(f"there is no text called {name!r}, or no file in it that ends in "
-                             ".txt, .md, .jsonl, .py and the like")
+        else:
+            names = [name] if Path(name).is_file() else sorted(glob.glob(name, recursive=True))
+            paths = [Path(n) for n in names if Path(n).is_file()]
+        if not paths:
+            raise ValueError(f"{name!r} is no file, nor a folder with .txt, .md, .jsonl, .py ...")
         found += paths
     return list(dict.fromkeys(found))
 
@@ -157,7 +161,7 @@ def read(path):
                     text = json.loads(line)["text"] if line.strip() else ""
                     yield name, text.encode().decode()      # refuses half a character
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        raise ValueError(f"{name} cannot be read as UTF-8 text ({error!r})") from None
+        raise ValueError(f"{name} cannot be read ({error!r}); it must be UTF-8 text") from None
 
 
 def documents(source):
@@ -173,7 +177,7 @@ def split(lengths, val_fraction=0.1, seed=1):
     """How many characters of each document, from its start on, the model learns from: (n,).
 
     Of ten or more, whole ones are held out, drawn at random: who has read half of Hamlet finds the
-    other half easier than a play never met. Of fewer (or if all are too long) it is each one's end.
+    other half easier than a play never met. Of fewer, or if those are too long, each one's end is.
     """
     learned = np.array(lengths)
     wanted = room = val_fraction * learned.sum()
@@ -189,7 +193,7 @@ def fingerprint(config):
     files = find(config.source)
     own = [config.tokenizer] if config.tokenizer.endswith(".json") else []
     hashes = [sha256(path) for path in (tokenizer.__file__, __file__, *own, *files)]
-    settings = [config.vocab_size, not own and config.tokenizer, [p.suffixes for p in files]]
+    settings = [config.vocab_size, "" if own else config.tokenizer, [p.suffixes for p in files]]
     return hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()
 
 
@@ -225,7 +229,8 @@ def store(config, folder):
         with open(folder / f"{name}.bin", "wb") as file:
             for (_, text), n in zip(documents(config.source), learned):
                 if text := text[:n] if name == "train" else text[n:]:
-                    ids = np.array([*found.encode(text), found.eot], dtype=dtype)
+                    begins = [found.eot] * (name == "train" or n == 0)      # not in its middle
+                    ids = np.array(begins + found.encode(text), dtype=dtype)
                     file.write(ids.tobytes())
                     for key, more in zip(counts, (1, len(text), len(text.encode()), len(ids))):
                         counts[key] += more
@@ -241,8 +246,7 @@ def load_corpus(folder):
         if (len(train), len(val)) != (meta["train"]["tokens"], meta["val"]["tokens"]):
             raise ValueError("its files are not as long as they were")
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder} is no whole corpus ({error}): move it away, and prepare it "
-                         "again with python data.py") from None
+        raise ValueError(f"{folder} is no whole corpus ({error}); run data.py again") from None
     return SimpleNamespace(folder=folder, meta=meta, train=train, val=val,
                            tokenizer=tokenizer.load(folder / "tokenizer.json"))
 

@@ -5,8 +5,8 @@ It reads a text, a window at a time, and at each position is asked for the next 
 
     loss            the mean negative log-likelihood, -ln p(the token that came), in nats
     perplexity      e to the loss: it hesitates as if between so many equally probable tokens
-    bits per byte   the negative log-likelihood of the text in bits, for each of its bytes, which
-                    is fair between tokenizers; bits per character likewise
+    bits per byte   the negative log-likelihood of the text in bits, for each of its bytes: fair
+                    between tokenizers (but for <unk>, which is cheap); per character likewise
     top-1, top-5    how often the token that came was the most probable, or among the first five
 
     python eval.py                          # the newest run, on its validation split
@@ -32,7 +32,7 @@ def log_probs(model, ids):
     once. A window of context_length tokens begins without knowing what came before it.
     """
     T, device = model.config.context_length, model.token_table.device
-    B = max(1, min(4096, 2 ** 25 // model.config.vocab_size) // T)      # log_p within 128 MB
+    B = max(1, min(4096, 2 ** 25 // model.config.vocab_size) // T)      # 128 MB of log_p
     windows = tqdm(data.every_window(ids, B, T), "evaluating", math.ceil((len(ids) - 1) / (B * T)),
                    leave=False, unit="batch", disable=None)
     for window, targets in windows:
@@ -62,7 +62,7 @@ def measure(predictions, text):
         chosen = log_p.gather(-1, targets[:, None])                     # (n, 1)
         rank = (log_p > chosen).sum(dim=-1)                             # (n,), 0: the most probable
         sums += torch.stack([torch.ones_like(rank), -chosen[:, 0], rank == 0, rank < 5]
-                            ).double().sum(dim=-1).cpu()
+                            ).cpu().double().sum(dim=-1)
     n, nats, first, five = sums.tolist()
     return {"loss": nats / n, "perplexity": math.exp(nats / n),
             "bits_per_byte": nats / math.log(2) / text.bytes,
@@ -83,20 +83,19 @@ def main():
             model, _ = load_run(folder, device)
             text, V = open_text(folder, options.text), model.config.vocab_size
             bits = (len(text.ids) - 1) * math.log2(V)       # of the uniform baseline
-            rows[str(folder), text.name] = measure(log_probs(model, text.ids), text)
-            rows[f"uniform guess of {V:,}", text.name] = {
+            rows[str(folder), text.name, bits] = measure(log_probs(model, text.ids), text)
+            rows[f"uniform guess of {V:,}", text.name, bits] = {
                 "loss": math.log(V), "perplexity": V, "bits_per_byte": bits / text.bytes,
                 "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
                 "top5_accuracy": min(5, V) / V}
-    rows = [{"model": name, "text": text} | row for (name, text), row in rows.items()]
+    rows = [{"model": name, "text": text} | row for (name, text, _), row in rows.items()]
     rows.sort(key=lambda row: row["bits_per_byte"])
-    width = max(len(row["model"]) for row in rows) + 2
     if not options.json:
-        print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':{width}}   loss  perplexity"
+        print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':26}   loss  perplexity"
               "  bits/byte  bits/char   top-1   top-5", sep="\n")
     for row in rows:
         print(json.dumps(row) if options.json else (
-            f"{row['model']:{width}}{row['loss']:7.4f}{row['perplexity']:12.3f}"
+            f"{row['model']:26}{row['loss']:7.4f}{row['perplexity']:12.3f}"
             f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
             f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}"))
 

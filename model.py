@@ -43,16 +43,14 @@ def softmax(x):
     return x.exp() / x.exp().sum(dim=-1, keepdim=True)          # (..., n)
 
 
-def cross_entropy(logits, targets, ignore=-1):
+def cross_entropy(logits, targets):
     """The loss: the mean negative log-likelihood of the targets, -ln p(target), in nats.
 
-    logits (..., V), targets (...) of ids; a target that is the number `ignore` does not count.
+    logits (..., V), targets (...) of ids.
     """
     x = logits - logits.max(dim=-1, keepdim=True).values        # (..., V)
     log_p = x - x.exp().sum(dim=-1, keepdim=True).log()         # (..., V), ln softmax(x)
-    counts = targets != ignore                                  # (...) of booleans
-    nats = -log_p.gather(-1, (targets * counts)[..., None])[..., 0]     # (...)
-    return (nats * counts).sum() / counts.sum()                 # ()
+    return -log_p.gather(-1, targets[..., None]).mean()         # ()
 
 
 def layer_norm(x, gain, bias=None, eps=1e-5):
@@ -69,7 +67,7 @@ def rms_norm(x, gain=None, eps=1e-5):
 
 
 def gelu(x):
-    """An activation function: near 0 below 0, near x above (Hendrycks and Gimpel, 2016)."""
+    """An activation function, near 0 below 0, near x above; its tanh form (Hendrycks, 2016)."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))   # (...)
 
 
@@ -91,8 +89,8 @@ def dropout(x, p):
 
 def rotary_table(T, D, base):
     """The cosines and sines by which rotary() turns the D numbers of a head, at T positions."""
-    speed = base ** (-torch.arange(0, D, 2) / D)                # (D/2,), from 1 down to 1 / base
-    angle = torch.arange(T)[:, None, None] * speed              # (T, 1, D/2); the 1 is for heads
+    frequency = base ** (-torch.arange(0, D, 2) / D)            # (D/2,), from 1 down to ~ 1 / base
+    angle = torch.arange(T)[:, None, None] * frequency          # (T, 1, D/2); the 1 is for heads
     cos, sin = angle.cos(), angle.sin()                         # of each pair: so each twice
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])   # (2, T, 1, D)
 
@@ -107,15 +105,15 @@ def rotary(x, cos, sin):
     return x * cos + partner * sin                              # (..., T, H, D)
 
 
-def ngram_rows(ids, T, n, rows):
+def ngram_hash(ids, T, n, rows):
     """Rows of a table for the 2, 3 ... n tokens that end at each of the last T positions of ids
     (B, S). N-grams are too many for a row each: a hash scatters those of each length over `rows`.
     """
     ids = torch.cat([ids.new_zeros(len(ids), n - 1), ids + 1], dim=1)       # (B, n - 1 + S)
-    hash, found, stop = 0, [], ids.shape[1]
+    h, found, stop = 0, [], ids.shape[1]
     for k in range(n):                                          # the token k positions back
-        hash = hash * 1_000_003 + ids[:, stop - T - k:stop - k]             # (B, T)
-        found.append((k - 1) * rows + hash % rows)              # (B, T)
+        h = h * 1_000_003 + ids[:, stop - T - k:stop - k]       # (B, T)
+        found.append((k - 1) * rows + h % rows)                 # (B, T)
     return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1)
 
 
@@ -128,8 +126,8 @@ def attention(q, k, v, p=0.0):
     """Each position takes of every value (v) as much as its query (q) matches the key (k) there.
 
     q (..., H, T, D); k, v (..., G, S, D), where T may be the last few of S positions. If G < H,
-    each key and value serves H / G queries: grouped-query attention (Ainslie et al., 2023). A match
-    is a sum of D products, its spread sqrt(D): dividing by that keeps softmax from all-or-nothing.
+    each key and value serves H / G queries: grouped-query attention (Ainslie et al., 2023). A score
+    is a sum of D products, its deviation sqrt(D): divided by it, softmax is not all-or-nothing.
     """
     k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])   # (..., H, T, S)
@@ -138,8 +136,7 @@ def attention(q, k, v, p=0.0):
     return dropout(weights, p) @ v                              # (..., H, T, D)
 
 
-# ---- The same maths in PyTorch's own kernels, for running: fewer passes over memory. The tests
-# prove each pair equal, in value and in gradient.
+# ---- The same maths in PyTorch's own kernels, for running. Tests prove each pair equal.
 
 def fused_attention(q, k, v, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
@@ -148,22 +145,17 @@ def fused_attention(q, k, v, p=0.0):
                                           enable_gqa=q.shape[-3] != k.shape[-3])
 
 
-KERNELS = {
-    "raw": SimpleNamespace(**{f.__name__: f for f in (
-        embedding, linear, softmax, cross_entropy, layer_norm, rms_norm, gelu, relu2, swiglu,
-        dropout, rotary, attention)}),
-    "fused": SimpleNamespace(
-        embedding=F.embedding, dropout=F.dropout, attention=fused_attention,
-        linear=lambda x, W, b=None: F.linear(x, W.T, b),
-        layer_norm=lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
-        rms_norm=lambda x, gain=None, eps=1e-5: (   # on a CPU, PyTorch's is slower than ours
-            F.rms_norm(x, x.shape[-1:], gain, eps) if x.is_cuda else rms_norm(x, gain, eps)),
-        gelu=lambda x: F.gelu(x, approximate="tanh"),
-        relu2=lambda x: F.relu(x).square(),
-        swiglu=lambda x: F.silu(x.chunk(2, dim=-1)[0]) * x.chunk(2, dim=-1)[1],
-        rotary=lambda x, cos, sin: torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin),
-        cross_entropy=lambda logits, targets, ignore=-1: F.cross_entropy(
-            logits.flatten(0, -2), targets.flatten(), ignore_index=ignore))}
+RAW = SimpleNamespace(**{f.__name__: f for f in (
+    embedding, linear, cross_entropy, layer_norm, rms_norm, gelu, relu2, swiglu, dropout, rotary,
+    attention)})
+
+FUSED = SimpleNamespace(**vars(RAW) | dict(
+    embedding=F.embedding, dropout=F.dropout, attention=fused_attention,
+    linear=lambda x, W, b=None: F.linear(x, W.T, b),
+    layer_norm=lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
+    gelu=lambda x: F.gelu(x, approximate="tanh"),
+    rotary=lambda x, cos, sin: torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin),
+    cross_entropy=lambda logits, y: F.cross_entropy(logits.flatten(0, -2), y.flatten())))
 
 # ---- The model. nn.Module and nn.Parameter hold the weights, and do nothing else.
 
@@ -173,17 +165,17 @@ class GPTConfig:
     vocab_size: int = 1024
     context_length: int = 128    # the longest T: how many tokens the model sees at once
     n_layer: int = 2             # blocks, one on top of the other
-    n_head: int = 4              # H, attention heads in a block; n_embd must be a multiple of it
+    n_head: int = 4              # H, attention heads; n_embd must be an even multiple of it
     n_kv_head: int = 0           # G, heads of keys and values; 0: n_head, fewer: grouped-query
     n_embd: int = 128            # C, numbers per token
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"   # what keeps the numbers in range
     norm_eps: float = 1e-5       # added to a variance, so that nothing is divided by 0
     position: Literal["learned", "rotary"] = "rotary"   # how a token knows its position
     rotary_base: float = 1e4     # how many times slower the last pair turns than the first
-    mlp: Literal["gelu", "relu2", "swiglu"] = "relu2"   # the activation function inside the MLP
+    activation: Literal["gelu", "relu2", "swiglu"] = "relu2"    # the activation function of the MLP
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
-    ngram: int = 4               # longest run of tokens that has a vector of its own; 1: none has
+    ngram: int = 4               # longest run of tokens with a vector (of a table); 1: none has
     ngram_rows: int = 8192       # how many vectors there are for the runs of each length
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
     bias: bool = False           # a bias in every linear layer and layer norm
@@ -194,9 +186,11 @@ class GPTConfig:
 
     def __post_init__(self):
         gated = 8 * math.ceil(self.n_embd / 3)      # three matrices of 8/3 C weigh as two of 4 C
-        self.mlp_width = self.mlp_width or (gated if self.mlp == "swiglu" else 4 * self.n_embd)
+        usual = gated if self.activation == "swiglu" else 4 * self.n_embd
+        self.mlp_width = self.mlp_width or usual
         self.n_kv_head = self.n_kv_head or self.n_head
-        self.ops, self.head_size = KERNELS[self.kernels], self.n_embd // self.n_head    # D
+        self.head_size = self.n_embd // self.n_head             # D
+        self.ops = RAW if self.kernels == "raw" else FUSED
         if self.n_embd % (2 * self.n_head) or self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} must be a multiple of n_kv_head "
                              f"{self.n_kv_head}, and n_embd {self.n_embd} an even one of n_head")
@@ -205,9 +199,9 @@ class GPTConfig:
 
 
 ARCHS = {       # GPT-2, 2019; Llama, 2023; and the default: what has proven itself since
-    "gpt2": dict(norm="layernorm", position="learned", mlp="gelu", qk_norm=False, ngram=1,
+    "gpt2": dict(norm="layernorm", position="learned", activation="gelu", qk_norm=False, ngram=1,
                  tie_embeddings=True, bias=True, zero_init=False),
-    "llama": dict(mlp="swiglu", n_kv_head=2, qk_norm=False, ngram=1, zero_init=False),
+    "llama": dict(activation="swiglu", n_kv_head=2, qk_norm=False, ngram=1, zero_init=False),
     "modern": dict()}
 
 
@@ -252,7 +246,7 @@ class Block(nn.Module):
         super().__init__()
         self.config, C = c, c.n_embd
         qkv = (c.n_head + 2 * c.n_kv_head) * c.head_size        # three matrices in one product
-        up = 2 * c.mlp_width if c.mlp == "swiglu" else c.mlp_width      # a gate for each number
+        up = 2 * c.mlp_width if c.activation == "swiglu" else c.mlp_width  # a gate for each number
         # So that the sum of 2 * n_layer vectors stays in hand. From zero, blocks fade in.
         std = 0.0 if c.zero_init else 0.02 / math.sqrt(2 * c.n_layer)
         self.norm1, self.norm2 = Norm(c), Norm(c)
@@ -283,7 +277,7 @@ class Block(nn.Module):
         """Each position alone: up to mlp_width numbers, an activation function, back down to C."""
         c = self.config
         h = c.ops.linear(x, self.W_up, self.b_up)               # (B, T, mlp_width, or twice that)
-        h = getattr(c.ops, c.mlp)(h)                            # (B, T, mlp_width)
+        h = getattr(c.ops, c.activation)(h)                       # (B, T, mlp_width)
         return c.ops.linear(h, self.W_down, self.b_down)        # (B, T, C)
 
     def forward(self, x, rotation=None, cache=None, layer=0):
@@ -313,18 +307,18 @@ class GPT(nn.Module):
 
     def forward(self, ids, cache=None):
         """Given a cache, ids are only what comes after the tokens that it has seen."""
-        c, read = self.config, ids if cache is None else torch.cat([cache.ids, ids], dim=1)
-        stop, T = read.shape[1], ids.shape[1]                   # read is (B, stop)
-        if stop > c.context_length:
-            raise ValueError(f"{stop} tokens do not fit a context of {c.context_length}")
+        c, seen = self.config, ids if cache is None else torch.cat([cache.ids, ids], dim=1)
+        S, T = seen.shape[1], ids.shape[1]                      # seen is (B, S)
+        if S > c.context_length:
+            raise ValueError(f"{S} tokens do not fit a context of {c.context_length}")
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)
         if c.ngram > 1:
-            rows = ngram_rows(read, T, c.ngram, c.ngram_rows)   # (B, T, ngram - 1)
+            rows = ngram_hash(seen, T, c.ngram, c.ngram_rows)   # (B, T, ngram - 1)
             x = x + c.ops.embedding(rows, self.ngram_table).sum(dim=-2)     # (B, T, C)
         if c.position == "learned":
-            x, rotation = x + self.position_table[stop - T:stop], None      # (B, T, C)
+            x, rotation = x + self.position_table[S - T:S], None            # (B, T, C)
         else:
-            rotation = self.rotation[:, stop - T:stop]          # (2, T, 1, D)
+            rotation = self.rotation[:, S - T:S]                # (2, T, 1, D)
         x = c.ops.dropout(x, c.dropout * self.training)         # (B, T, C)
         for layer, block in enumerate(self.blocks):
             if c.activation_checkpointing and self.training:
@@ -333,6 +327,6 @@ class GPT(nn.Module):
             else:
                 x = block(x, rotation, cache, layer)            # (B, T, C)
         if cache is not None:
-            cache.ids = read
+            cache.ids = seen
         W = self.token_table.T if c.tie_embeddings else self.W_vocab        # (C, V)
         return c.ops.linear(self.norm(x), W)                    # (B, T, V)

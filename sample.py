@@ -16,7 +16,8 @@ Pick a token by its score, put it at the end of the text, ask for the next score
 import codecs
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -43,33 +44,44 @@ def top_p(logits, p):
     ordered, order = logits.sort(descending=True)                           # (B, V) each
     probabilities = torch.softmax(ordered, dim=-1)                          # (B, V)
     before = probabilities.cumsum(dim=-1) - probabilities                   # (B, V), from 0
-    ordered = ordered.masked_fill(before >= p, -math.inf)                   # (B, V)
+    ordered = ordered.masked_fill((before >= p) & (before > 0), -math.inf)  # (B, V)
     return torch.empty_like(logits).scatter(-1, order, ordered)             # (B, V), put back
 
 
 def min_p(logits, p):
     """Keep what is at least p times as probable as the most probable."""
     probabilities = torch.softmax(logits, dim=-1)                           # (B, V)
-    least = p * probabilities.max(dim=-1, keepdim=True).values              # (B, 1)
+    least = min(p, 1) * probabilities.max(dim=-1, keepdim=True).values      # (B, 1)
     return logits.masked_fill(probabilities < least, -math.inf)             # (B, V)
 
 
-def picker(n, t=0.8, k=0, p=1.0, least=0.0, seed=1):
+@dataclass
+class SampleConfig:
+    """How to write. A trailing comment is the flag's --help."""
+    prompt: str = ""            # text to go on from
+    tokens: int = 300           # how many tokens to write, at most
+    temperature: float = 0.8    # below 1 safer, above 1 wilder; 0: always the most probable token
+    top_k: int = 0              # pick from the K most probable tokens only; 0: from all
+    top_p: float = 1.0          # pick from the most probable that have this probability together
+    min_p: float = 0.0          # pick from those this many times as probable as the most probable
+    samples: int = 1            # how many texts to write
+    seed: int = 1               # another seed, another text; sample i has seed + i
+
+
+def picker(n, c):
     """A function that picks the next token of each of n texts: logits (n, V) -> ids (n,).
 
-    t is the temperature (0: greedy), k is for top_k (0: all), p for top_p, least for min_p. Text i
-    draws with a generator of its own, seeded with seed + i.
+    Text i draws with a generator of its own, seeded with c.seed + i.
     """
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
+    generators = [torch.Generator().manual_seed(c.seed + i) for i in range(n)]
 
     def pick(logits):
-        logits = logits.double().cpu()                                      # (n, V)
-        if t == 0:
+        logits = logits.cpu().double()                                      # (n, V)
+        if c.temperature == 0:
             return logits.argmax(dim=-1)                                    # (n,)
-        logits = temperature(logits, t)
-        logits = top_k(logits, k) if k else logits
-        logits = top_p(logits, p) if p < 1 else logits
-        logits = min_p(logits, least) if least else logits
+        for strategy, off in ((temperature, 1), (top_k, 0), (top_p, 1), (min_p, 0)):
+            value = getattr(c, strategy.__name__)
+            logits = logits if value == off else strategy(logits, value)    # (n, V)
         draws = zip(torch.softmax(logits, dim=-1), generators)              # n times (V,)
         return torch.cat([p.multinomial(1, generator=g) for p, g in draws])     # (n,)
     return pick
@@ -107,9 +119,7 @@ def stream(tokenizer, ids):
     yield decoder.decode(b"", final=True)
 
 
-# ---- A run: the folder that train.py leaves.
-
-RUNS = Path("runs")
+RUNS = Path("runs")     # train.py leaves a folder here for each run
 
 
 def find_run(name=None):
@@ -134,6 +144,7 @@ def read_config(folder):
 
 def load_weights(model, path):
     """Put the weights of a checkpoint into the model; return all that the file holds."""
+    path = path if path.exists() else path.with_name("last.pt")     # before the first evaluation
     try:                            # weights_only: it may hold tensors, never code
         saved = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
@@ -149,9 +160,9 @@ def load_weights(model, path):
 
 def load_run(folder, device="cpu"):
     """The best model of a run (the last, if none was evaluated yet) and its tokenizer."""
-    best, file = Path(folder) / "best.pt", Path(folder) / "tokenizer.json"
+    file = Path(folder) / "tokenizer.json"
     model = GPT(checked(GPTConfig, read_config(folder)["model"], strict=True))
-    load_weights(model, best if best.exists() else best.with_name("last.pt"))
+    load_weights(model, Path(folder) / "best.pt")
     found = tokenizer.load(file)
     if found.vocab_size != model.config.vocab_size:
         raise ValueError(f"{file} has {found.vocab_size:,} tokens, and the model another number")
@@ -160,33 +171,18 @@ def load_run(folder, device="cpu"):
 
 def pick_device(name):
     """auto takes the best there is: an NVIDIA GPU, an Apple GPU, the CPU."""
-    best = str(torch.accelerator.current_accelerator() or "cpu")
+    best = str(torch.accelerator.current_accelerator(True) or "cpu")
     if name not in ("auto", "cpu", best):
         raise ValueError(f"there is no device {name!r} here; choose auto, cpu or {best}")
     return best if name == "auto" else name
 
 
-@dataclass
-class SampleConfig:
-    """How to write. A trailing comment is the flag's --help."""
-    prompt: str = ""            # text to go on from
-    tokens: int = 300           # how many tokens to write, at most
-    temperature: float = 0.8    # below 1 safer, above 1 wilder; 0: always the most probable token
-    top_k: int = 0              # pick from the K most probable tokens only; 0: from all
-    top_p: float = 1.0          # pick from the most probable that have this probability together
-    min_p: float = 0.0          # pick from those this many times as probable as the most probable
-    samples: int = 1            # how many texts to write
-    seed: int = 1               # another seed, another text; sample i has seed + i
-
-
-def write(model, tokenizer, c, seed):
+def write(model, tokenizer, c):
     """Print a text as it is written."""
-    ids = tokenizer.encode(c.prompt) or [tokenizer.eot]         # where a document begins
-    pick = picker(1, c.temperature, c.top_k, c.top_p, c.min_p, seed)
-    print(c.prompt, end="", flush=True)
-    for text in stream(tokenizer, (i for i, in generate(model, [ids], c.tokens, pick))):
+    prompt = tokenizer.encode(c.prompt) or [tokenizer.eot]      # which stands before a document
+    ids = (i for i, in generate(model, [prompt], c.tokens, picker(1, c)))
+    for text in chain([c.prompt], stream(tokenizer, ids), ["\n"]):
         print(text, end="", flush=True)
-    print()
 
 
 def main():
@@ -202,7 +198,7 @@ def main():
     with clear_errors(OSError):
         for seed in range(c.seed, c.seed + c.samples):
             print(f"--- seed {seed}\n" * (c.samples > 1), end="")
-            write(model, tokenizer, c, seed)
+            write(model, tokenizer, replace(c, seed=seed))
 
 
 if __name__ == "__main__":

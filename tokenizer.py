@@ -27,22 +27,22 @@ import regex
 import tiktoken
 from tqdm import tqdm
 
-EOT = "<|endoftext|>"       # the token between two documents: it stands for no text
+EOT = "<|endoftext|>"       # the token before each document
 
 
 class Tokenizer:
-    """vocab lists the bytes of each id; eot is the id of <|endoftext|>, unk that of <unk> or None.
+    """A tokenizer has a kind, vocab, the bytes of each id, and eot, the id of <|endoftext|>.
 
     Text is only ever text: if somebody types "<|endoftext|>", encode does not make it that token.
     """
-    unk, vocab_size = None, property(lambda self: len(self.vocab))
+    vocab_size = property(lambda self: len(self.vocab))
 
     def decode(self, ids):
         """Text again. A token may be part of a character: what is not UTF-8 becomes U+FFFD."""
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
     def save(self, path):
-        """As JSON, where each byte of a byte pair is one character: "é" becomes "Ã©"."""
+        """As JSON, where a byte of a byte pair is its character of Latin-1: "é" is "Ã©"."""
         text = json.dumps({"kind": self.kind, **self.saved}, ensure_ascii=False, indent=1)
         write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
@@ -73,14 +73,12 @@ class SymbolTokenizer(Tokenizer):
 
 
 class CharTokenizer(SymbolTokenizer):
-    kind, split = "char", staticmethod(list)
+    kind, split = "char", list
 
 
 class WordTokenizer(SymbolTokenizer):
     kind, split = "word", WORD.findall
 
-
-# ---- Byte pairs.
 
 # Text is first split into words, each with the space before it, and no merge reaches across: else
 # "dog." "dog!" and "dog?" would each take a token. GPT-2's own pattern:
@@ -137,7 +135,7 @@ def learn_merges(word_counts):
         new += 1
 
 
-# Where can a text be cut, so that the ids of its pieces are those of the whole? Behind a letter or
+# Where can a text be cut, so that the ids of its pieces are those of the whole? After a letter or
 # digit and before a space or punctuation (but for the ' inside a word) each tokenizer ends a token.
 BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'’])")
 
@@ -191,7 +189,7 @@ class BPETokenizer(Tokenizer):
         return cls(vocab, theirs._pat_str, name)
 
     def encode_word(self, word):
-        """The ids of a word (bytes): of all neighbours, merge the pair learned first; repeat."""
+        """The ids of a word (bytes), written out: of all pairs, merge the one learned first."""
         tokens = [bytes([b]) for b in word]
         while len(tokens) > 1:
             merged = [a + b for a, b in zip(tokens, tokens[1:])]
@@ -203,7 +201,7 @@ class BPETokenizer(Tokenizer):
         return [self.rank[token] for token in tokens]
 
     def encode(self, text):
-        """The ids of every word of a text, by tiktoken: the same in Rust, and on all cores."""
+        """The ids of every word of a text, by OpenAI's tiktoken, on all cores if it is long."""
         if len(text) < 1 << 16:
             return self.tiktoken.encode_ordinary(text)
         ids = self.tiktoken.encode_ordinary_batch(list(chunks(text)), num_threads=os.cpu_count())
@@ -246,8 +244,6 @@ def write_whole(path, write):
     aside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
         raise OSError(f"{path} could not be written ({error}); what was there is whole") from None
@@ -278,7 +274,7 @@ def clear_errors(kinds=(ValueError, OSError)):
 
 
 def visible(token):
-    """A token (bytes) in sight: a line's end as \\n, half a character as \\xe4."""
+    """A token (bytes) as printable text: a line's end as \\n, half a character as \\xe4."""
     text = token.decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -291,7 +287,7 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         corpus = [Path(options.file).read_text(encoding="utf-8")]
-        merges = [("bpe", 257 + n) for n in range(options.merges)]
+        merges = [("bpe", 258 + n) for n in range(options.merges)]
         for name, vocab_size in [*merges, ("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:
             tokenizer = build(name, corpus, vocab_size)
             shown = [visible(tokenizer.vocab[i]) for i in tokenizer.encode(options.text)]

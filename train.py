@@ -30,10 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import data
+import tokenizer
 from data import DataConfig, checked
 from model import ARCHS, GPT, GPTConfig
-from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, pick_device,
-                    read_config, write)
+from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, pick_device, read_config,
+                    write)
 from tokenizer import Parser, clear_errors, write_whole
 
 
@@ -58,9 +59,8 @@ class TrainConfig:
 
 PRESETS = {     # what differs from the defaults
     "nano": dict(),             # minutes on two CPU cores
-    "baseline": dict(           # the same size as it was trained in 2019
-        arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000, batch_size=12,
-        learning_rate=1e-3, decay="cosine", warmup_steps=100),
+    "baseline": dict(arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000,
+                     batch_size=12, learning_rate=1e-3, decay="cosine", warmup_steps=100),
     "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2, steps=2000,
                  batch_size=64, learning_rate=3e-3, warmup_steps=50),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, tokenizer="gpt2",
@@ -76,9 +76,9 @@ def learning_rate(step, c):
 
 
 class Muon(torch.optim.Optimizer):
-    """A matrix moves along the nearest matrix to its gradient that stretches no direction more than
-    another: what few examples ask for is learned as fast as what all do (Jordan, 2024). The factor
-    0.2 sqrt(n) makes steps as long as AdamW's, for which rates are known (Liu et al., 2025).
+    """A matrix moves along the matrix nearest to its gradient that stretches no direction more than
+    another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(n)
+    makes steps as long as AdamW's (Liu et al., 2025).
     """
     @torch.no_grad()
     def step(self):
@@ -103,18 +103,17 @@ def make_optimizers(model, c):
     for name, p in model.named_parameters():
         inside = name.startswith("blocks.") and c.optimizer == "muon" and p.requires_grad
         (others if p.dim() < 2 else muon if inside else matrices).append(p)
-    decay, none = {"weight_decay": c.weight_decay}, {"weight_decay": 0.0}
-    adamw = [{"params": matrices, **decay}, {"params": others, **none}]
-    return [torch.optim.AdamW(adamw, betas=(0.9, 0.99), fused=True),
-            *([Muon([{"params": muon, **decay}], {"lr": 0.0})] if muon else [])]
+    groups = [{"params": ps, "weight_decay": c.weight_decay * (ps is not others)}
+              for ps in (matrices, others, muon)]
+    adamw = torch.optim.AdamW(groups[:2], betas=(0.9, 0.99), fused=True)
+    return [adamw, Muon(groups[2:], {"lr": 0.0})] if muon else [adamw]
 
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
 
 
 def all_reduce(*numbers):
-    """The sum of each number over all ranks."""
-    numbers = torch.tensor(numbers, dtype=torch.float64)
+    numbers = torch.tensor(numbers, dtype=torch.float64)    # each becomes its sum over all ranks
     if WORLD > 1:
         dist.all_reduce(numbers)
     return numbers.tolist()
@@ -145,8 +144,7 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
 
     net is the model, or DDP around it. batch(step, part, parts) gives the tensors of one of the
     equal parts of a step's batch, loss(net, *tensors) their mean loss in nats, evaluate(model) a
-    dict that has val_loss. epoch_tokens make an epoch. saved is last.pt, to go on from there.
-    Returns what was measured, a dict a step. Raises FloatingPointError if the loss is not finite.
+    dict that has val_loss. saved is last.pt, to go on from. Returns what was measured at each step.
     """
     model = net.module if WORLD > 1 else net
     device, parts = next(model.parameters()).device, c.accumulate * WORLD
@@ -157,8 +155,8 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
     metrics.writelines(json.dumps(measured) + "\n" for measured in history)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
     saved_at, stop = time.monotonic(), []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.append(1))        # the loop stops after its step
+    handlers = {number: signal.signal(number, lambda *_: stop.append(1))    # after its step, the
+                for number in (signal.SIGINT, signal.SIGTERM)}              # loop looks at stop
     bar = tqdm(total=c.steps, initial=len(history), leave=False, disable=True if RANK else None)
     if RANK == 0:
         tqdm.write("   step   epoch  train loss  val loss  bits/byte        lr  tokens/s  seconds")
@@ -215,6 +213,8 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
         if stopping:
             break
     bar.close()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return history
 
 
@@ -237,11 +237,9 @@ def draw_curve(folder, history):
     pyplot.close(figure)
 
 
-# ---- The experiment: its settings, and its run.
-
 @dataclass
 class Options:
-    preset: Literal[*PRESETS] = "nano"  # baseline: as in 2019; baby, gpt2: for a GPU
+    preset: Literal[*PRESETS] = "nano"  # baseline: a laptop's GPT-2; baby, gpt2: for a GPU
     arch: Literal["", "gpt2", "llama", "modern"] = ""   # the model of 2019, of 2023, of today
     name: str = ""          # name of the run, instead of its preset's
     resume: bool = False    # go on with the run --name, or the newest; only --steps may change
@@ -257,25 +255,18 @@ def start_run(options, given):
     if options.init:        # weights bring their shape and their tokenizer with them
         init = find_run(options.init)
         settings |= read_config(init)["model"] | {"tokenizer": str(init / "tokenizer.json")}
-    settings = {**settings, "vocab_size": 0, **given}
-    c = checked(TrainConfig, settings)
-    if c.batch_size % (c.accumulate * WORLD):
-        raise ValueError(f"--batch-size {c.batch_size} must be a multiple of --accumulate times "
-                         f"{WORLD} ranks")
+    settings = {**settings, "vocab_size": 0, **given}       # 0: the tokenizer's usual number
     corpus = data.load_corpus(options.data or data.prepare(checked(DataConfig, settings)))
+    if options.init and tokenizer.load(init / "tokenizer.json").saved != corpus.tokenizer.saved:
+        raise ValueError(f"{corpus.folder} was prepared with another tokenizer than {init} has")
     model = checked(GPTConfig, settings | {"vocab_size": corpus.tokenizer.vocab_size})
-    if min(len(corpus.train), len(corpus.val)) <= model.context_length:
-        raise ValueError(f"a split of {corpus.folder} has no window of --context-length "
-                         f"{model.context_length}: use more text, or a shorter one")
     folder, number = RUNS / (options.name or options.preset), 2
     while folder.exists() and not options.name:
         folder, number = RUNS / f"{options.preset}-{number}", number + 1
     if folder.exists() or folder.parent != RUNS:
-        raise ValueError(f"the name {options.name} is taken, or none for a folder in {RUNS}/: "
-                         "--resume goes on with a run, another --name starts one")
-    folder.mkdir(parents=True)
-    corpus.tokenizer.save(folder / "tokenizer.json")
-    return folder, {"data": corpus.meta["config"], "model": asdict(model), "train": asdict(c),
+        raise ValueError(f"{options.name} is taken, or no name; --resume goes on with a run")
+    return folder, {"data": corpus.meta["config"], "model": asdict(model),
+                    "train": asdict(checked(TrainConfig, settings)),
                     "corpus": {"folder": str(corpus.folder)}}
 
 
@@ -293,24 +284,20 @@ def main():
     parser = Parser("Train a GPT; show its loss falling, draw it, and let the model write.")
     data.add_flags(parser, Options, DataConfig, TrainConfig, GPTConfig)
     given = vars(parser.parse_args())
-    others_errors = (RuntimeError,) * (RANK > 0)        # where rank 0 has gone, it has said why
+    others_errors = (RuntimeError,) if RANK else ()         # where rank 0 has gone, it has said why
     with clear_errors((ValueError, OSError, *others_errors)):
         options = checked(Options, given)
-        device = pick_device(options.device)
+        device, run = pick_device(options.device), [None]
         if WORLD > 1:
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-        run = [None, None]
         if RANK == 0:
-            folder, config = (resume_run if options.resume else start_run)(options, given)
-            text = json.dumps(config, indent=1)
-            write_whole(folder / "config.json", lambda path: path.write_text(text))
-            run = [folder, config]
+            run = [(resume_run if options.resume else start_run)(options, given)]
         if WORLD > 1:
             dist.broadcast_object_list(run, device=torch.device("cpu"))
-        folder, config = run
-        corpus, saved = data.load_corpus(config["corpus"]["folder"]), None
+        (folder, config), saved = run[0], None
+        corpus = data.load_corpus(config["corpus"]["folder"])
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
         model = GPT(checked(GPTConfig, config["model"], strict=True))
@@ -318,8 +305,20 @@ def main():
             saved = load_weights(model, folder / "last.pt")
         elif options.init:
             load_weights(model, find_run(options.init) / "best.pt")
+        B, T, n = c.batch_size, model.config.context_length, len(corpus.train)
+        if B % (c.accumulate * WORLD):
+            raise ValueError(f"--batch-size {B} is no multiple of --accumulate times {WORLD} ranks")
+        if min(n, len(corpus.val)) <= T:
+            raise ValueError(f"a split of {corpus.folder} is no longer than --context-length {T}")
+        if saved and len(saved["history"]) >= c.steps:
+            raise ValueError(f"{folder} has done its {c.steps:,} steps: more --steps go on")
+        if RANK == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            corpus.tokenizer.save(folder / "tokenizer.json")
+            text = json.dumps(config, indent=1)
+            write_whole(folder / "config.json", lambda path: path.write_text(text))
 
-    net, B, T, n = model.to(device), c.batch_size, model.config.context_length, len(corpus.train)
+    net = model.to(device)
     if c.compile:
         net.compile()
     if WORLD > 1:
@@ -342,11 +341,9 @@ def main():
         print(f"stopped after step {len(history):,}: --name {folder.name} --resume goes on")
     elif RANK == 0:
         print(f"\nThe model of {folder / 'best.pt'}, the lowest validation loss, writes:\n")
-        write(*load_run(folder, device), SampleConfig(tokens=120), seed=1)
-        print(f"\nThe curve is in {folder / 'loss.png'}. Go on:\n"
-              f"    python sample.py {folder.name} --temperature 0.5     # more text, less wild\n"
-              f"    python eval.py {folder.name}                         # how good is it?\n"
-              f"    python train.py --n-layer 1 --name shallow   # change one thing")
+        write(*load_run(folder, device), SampleConfig(tokens=120))
+        print(f"\nIts curve is {folder / 'loss.png'}. Go on: python sample.py {folder.name}, or "
+              f"python eval.py {folder.name}, or python train.py --n-layer 1 --name shallow")
     sys.stdout.flush()
     code = 0 if len(history) == c.steps else 130
     os._exit(code) if WORLD > 1 else sys.exit(code)     # gloo's threads may keep Python from ending

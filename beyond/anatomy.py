@@ -32,13 +32,13 @@ from train import PRESETS, TrainConfig
 
 def block_matrices(c):
     """How many weights lie in the matrices of one block: W_qkv and W_out, W_up and W_down."""
-    qkv, matrices = (c.n_head + 2 * c.n_kv_head) * c.head_size, 3 if c.mlp == "swiglu" else 2
+    qkv, matrices = (c.n_head + 2 * c.n_kv_head) * c.head_size, 3 if c.activation == "swiglu" else 2
     return c.n_embd * (qkv + c.n_embd + matrices * c.mlp_width)
 
 
 def parameters(c):
     """How many numbers are learned. Matrices multiply; of a table, a token only takes a row."""
-    C, gate, qkv = c.n_embd, c.mlp == "swiglu", (c.n_head + 2 * c.n_kv_head) * c.head_size
+    C, gate, qkv = c.n_embd, c.activation == "swiglu", (c.n_head + 2 * c.n_kv_head) * c.head_size
     gains = (2 * c.n_layer + 1) * C * (1 + (c.bias and c.norm == "layernorm"))
     biases = c.bias * c.n_layer * (qkv + C + (1 + gate) * c.mlp_width + C)
     return {"matrices of the blocks": c.n_layer * block_matrices(c),
@@ -86,7 +86,7 @@ def activations(c, B, T):
     C, qk = c.n_embd, (c.n_head + c.n_kv_head) * c.head_size
     norm = 2 * C + C * (c.norm == "rmsnorm")                # what comes in, and what goes out
     qkv = qk + c.n_kv_head * c.head_size + qk * (c.qk_norm or c.position == "rotary")
-    mlp = c.mlp_width * (4 if c.mlp == "swiglu" else 2)
+    mlp = c.mlp_width * (4 if c.activation == "swiglu" else 2)
     block = C if c.activation_checkpointing else norm + qkv + C + norm + mlp
     return B * T * (c.n_layer * block + norm + c.vocab_size)
 

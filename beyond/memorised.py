@@ -27,8 +27,8 @@ import torch
 from tqdm import tqdm
 
 import data
-from data import DataConfig, add_flags, checked, load_corpus, prepare
-from sample import find_run, generate, load_run, load_weights, pick_device, picker, read_config
+from sample import (SampleConfig, find_run, generate, load_run, load_weights, pick_device, picker,
+                    read_config)
 from tokenizer import Parser, clear_errors
 
 MOST = 20_000_000       # bytes of the training text that are searched; each takes 70 of memory
@@ -102,8 +102,8 @@ def report(written, text, val):
                    f"{np.median(honest):.0f}\ncharacters with it, none more than {max(honest)}: "
                    + ("this is copied." if copied else "this is no more than honest text shares."))
     searched = f" (its first {MOST:,} bytes)" if len(text) == MOST else ""
-    return (f"Of {len(shown(written)):,} characters, the longest passage that stands in the training"
-            f" text{searched} has {len(shown(copy)):,}:\n\n"
+    return (f"Of {len(shown(written)):,} characters, the longest passage that stands in the train"
+            f"ing text{searched} has {len(shown(copy)):,}:\n\n"
             f"{shown(before)}[{shown(copy)}]{shown(after)}\n\n{verdict}")
 
 
@@ -160,10 +160,9 @@ def main():
     parser = Parser("Find the longest passage of a text that stands in a training text.")
     parser.add_argument("text", nargs="?", help="default: what --run writes; or words of Hamlet's")
     parser.add_argument("--file", metavar="FILE", help="the text, from a file")
-    parser.add_argument("--run", metavar="RUN", help="look in what this run was trained on, and "
-                        "measure its generalisation gap")
+    parser.add_argument("--run", help="look in what it was trained on; its generalisation gap")
     parser.add_argument("--tokens", type=int, default=500, help="that it writes (default: 500)")
-    add_flags(parser, DataConfig)
+    data.add_flags(parser, data.DataConfig)
     options = parser.parse_args()
     with clear_errors():
         written = options.text
@@ -173,14 +172,15 @@ def main():
             raise ValueError("there is no text to look for, or --tokens is below 1")
         if options.run:
             folder = find_run(options.run)
-            corpus = load_corpus(read_config(folder)["corpus"]["folder"])
+            corpus = data.load_corpus(read_config(folder)["corpus"]["folder"])
             model, tokenizer = load_run(folder, pick_device("auto"))
             print(describe_gap(folder, corpus, model))
             if written is None:
-                ids = generate(model, [[tokenizer.eot]], options.tokens, picker(1, t=1.0))
+                pick = picker(1, SampleConfig(temperature=1.0))
+                ids = generate(model, [[tokenizer.eot]], options.tokens, pick)
                 written = tokenizer.decode([i for i, in ids])
         else:
-            corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
+            corpus = data.load_corpus(data.prepare(data.checked(data.DataConfig, vars(options))))
         text, val = (corpus.tokenizer.decode(ids[:MOST]).encode()[:MOST]
                      for ids in (corpus.train, corpus.val))
         print(report((written or "To be, or not to be, I ask").encode(), text, val))

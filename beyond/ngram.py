@@ -202,19 +202,19 @@ def main():
     with clear_errors():
         if options.corpus and options.run:
             raise ValueError("give a CORPUS or --run, not both: a run knows its own")
-        runs = list(dict.fromkeys(map(find_run, options.run)))
-        corpora = [load_corpus(read_config(folder)["corpus"]["folder"]) for folder in runs] or [
+        runs = [(folder, *load_run(folder, pick_device("auto")),
+                 load_corpus(read_config(folder)["corpus"]["folder"]))
+                for folder in dict.fromkeys(map(find_run, options.run))]
+        corpora = [corpus for *_, corpus in runs] or [
             load_corpus(options.corpus or prepare(checked(DataConfig, vars(options))))]
         for corpus in {corpus.folder: corpus for corpus in corpora}.values():
             train, text = corpus.train[:MOST], SimpleNamespace(ids=corpus.val, **corpus.meta["val"])
             ngram = NGram(train, corpus.tokenizer.vocab_size, options.order)
             rows = rows_of(ngram, text)
             best = min(range(1, len(rows)), key=lambda k: rows[k]["loss"])
-            for folder, other in zip(runs, corpora):
-                if other.folder == corpus.folder:
-                    model, _ = load_run(folder, pick_device("auto"))
-                    rows.append({"model": str(folder), "grams": "-", "D": "-"}
-                                | measure(log_probs(model, text.ids), text))
+            rows += [{"model": str(folder), "grams": "-", "D": "-"}
+                     | measure(log_probs(model, text.ids), text)
+                     for folder, model, _, other in runs if other.folder == corpus.folder]
             print(f"{len(train):,} tokens of {corpus.folder} counted, {len(text.ids) - 1:,} of its "
                   f"validation split predicted\n\n{'model':24}{'grams':>11}{'D':>7}{'loss':>9}"
                   f"{'perplexity':>12}{'bits/byte':>11}{'top-1':>9}{'top-5':>9}")

@@ -1,110 +1,65 @@
 """
-How fast data.py turns text into tokens, and tokens into batches, all in one run.
+How fast a corpus is prepared, in what memory; and how fast a batch is drawn.
 
-    python tests/bench_data.py                      # 200 MB, on all cores: several minutes
-    python tests/bench_data.py --megabytes 20       # an impression
+    python tests/bench_data.py [--source my.txt]    # 50 MB, by each tokenizer; about three minutes
+    python tests/bench_data.py --megabytes 1        # does it run? The figures mean little
 
-The text is the default corpus over and over, one character in a thousand replaced, so that no
-copy is quite like another; it and what becomes of it lie in a temporary folder. Each preparation
-is a process of its own, so that its peak memory is its own (or
-this one's, where that is larger: Linux hands it down). The last table says what share of a
-training step goes into drawing its batch, where this machine has trained that shape: give the
-seconds a step takes with --step-seconds nano=0.07.
+The corpus is the documents of --source over and over, in a temporary folder. Each preparation runs
+once, as a process of its own, whose peak memory includes what Python and PyTorch take.
 """
-import argparse
+import contextlib
 import json
-import os
-import random
-import string
-import subprocess
+import multiprocessing
+import resource
 import sys
 import tempfile
 import time
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle, islice
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import numpy as np                                      # noqa: E402
-import data                                             # noqa: E402
-import ingest                                           # noqa: E402
-from model import SHAPES, GPTConfig                     # noqa: E402
-from train import PRESETS, TrainConfig                  # noqa: E402
-
-PREPARE = """
-import json, resource, sys, time
-sys.path.insert(0, sys.argv[1])
-import data
-start = time.perf_counter()
-folder = data.prepare(data.DataConfig(**json.loads(sys.argv[2])))
-seconds = time.perf_counter() - start
-meta = json.loads((folder / "meta.json").read_text())
-print(json.dumps({"seconds": seconds, "folder": str(folder), "tokens": meta["train"]["tokens"],
-                  "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                  "workers": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}))
-"""
+from bench_tokenizer import data, race
+from model import GPTConfig
+from tokenizer import Parser, clear_errors
+from train import PRESETS, TrainConfig
 
 
-def write_noisy(path, megabytes):
-    """The plays, again and again, with other letters in other places each time."""
-    rng, text, written = random.Random(1), "\n".join(p.read_text() for p in ingest.plays()), 0
-    with open(path, "w", encoding="utf-8") as file:
-        while written < megabytes * 1_000_000:
-            noisy = list(text[:megabytes * 1_000_000 - written])
-            for i in rng.choices(range(len(noisy)), k=len(noisy) // 1000):
-                noisy[i] = rng.choice(string.ascii_lowercase)
-            written += file.write("".join(noisy))
-
-
-def prepare(**settings):
-    done = subprocess.run([sys.executable, "-c", PREPARE, str(Path(data.__file__).parent),
-                           json.dumps(settings)], capture_output=True, text=True)
-    if done.returncode:
-        return done.stderr.strip().splitlines()[-1]
-    return json.loads(done.stdout)
-
-
-def batches_per_second(tokens, B, T, seconds=2.0):
-    """Batches that draw alone gives in a second, its first one left out."""
-    data.draw(tokens, B, T, 1, 0)
-    n, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        n += 1
-        data.draw(tokens, B, T, 1, n)
-    return n / (time.perf_counter() - start)
+def prepare(tokenizer):
+    """The corpus's folder, the seconds, and this process's peak memory in MiB."""
+    start = time.perf_counter()
+    folder = data.prepare(data.DataConfig(("corpus.jsonl",), tokenizer))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # KiB, but bytes on a Mac
+    return folder, seconds, peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--tokenizers", nargs="+", default=["char", "word", "bpe", "gpt2"])
-    parser.add_argument("--step-seconds", nargs="*", default=[], metavar="PRESET=SECONDS")
+    parser = Parser("Measure how fast a corpus is prepared, and a batch drawn.")
+    parser.add_argument("--source", default="shakespeare", help="text that is repeated")
+    parser.add_argument("--megabytes", type=float, default=50, help="how long it gets (50)")
     options = parser.parse_args()
-    steps = dict(pair.split("=") for pair in options.step_seconds)
-
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        write_noisy("noisy.txt", options.megabytes)
-        size = os.path.getsize("noisy.txt") / 1e6
-        print(f"{size:.0f} MB on {data.n_cores()} cores, everything on\n\n"
-              "| tokenizer | seconds | MB/s | peak memory | the largest of its workers |\n"
-              "|---|---:|---:|---:|---:|")
-        corpus = None
-        for kind in options.tokenizers:
-            done = prepare(source="noisy.txt", tokenizer=kind)
-            if isinstance(done, str):
-                print(f"| {kind} | {done} |")
-                continue
-            corpus = data.load_corpus(done["folder"])
-            print(f"| {kind} | {done['seconds']:.1f} | {size / done['seconds']:.1f} | "
-                  f"{done['memory']:.0f} MiB | {done['workers']:.0f} MiB |", flush=True)
-        tokens = corpus.train if corpus else np.zeros(10_000_000, np.uint16)
-        print(f"\nfrom {len(tokens):,} tokens:\n\n| preset | batch | batches/s | ms a batch | "
-              "share of a step |\n|---|---:|---:|---:|---:|")
-        for name in ("nano", "baby", "gpt2"):
-            B = PRESETS[name].get("batch_size", TrainConfig.batch_size)
-            T = SHAPES[name].get("context_length", GPTConfig.context_length)
-            rate = batches_per_second(tokens, B, T)
-            share = f"{1 / rate / float(steps[name]):.2%}" if name in steps else "-"
-            print(f"| {name} | {B} x {T} | {rate:,.0f} | {1000 / rate:.3f} | {share} |")
+    with clear_errors():
+        texts = [text for _, text in data.documents([options.source])]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        megabytes = sum(len(text.encode()) for text in texts) / len(texts) / 1e6    # a document
+        n = max(1, round(options.megabytes / megabytes))
+        with open("corpus.jsonl", "w") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in islice(cycle(texts), n))
+        print(f"{n} documents\n\n| preparing with | seconds | MB/s | peak MiB |\n|---|--:|--:|--:|")
+        for tokenizer in ("char", "word", "bpe", "gpt2"):
+            with (ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+                  contextlib.suppress(ValueError)):         # where gpt2 cannot be downloaded
+                path, seconds, peak = pool.submit(prepare, tokenizer).result()
+                corpus = data.load_corpus(path)
+                size = sum(corpus.meta[split]["bytes"] for split in ("train", "val")) / 1e6
+                print(f"| {tokenizer}, {size:.1f} MB | {seconds:.1f} | {size / seconds:.1f} | "
+                      f"{peak:.0f} |", flush=True)
+        runs = {}
+        for name, preset in PRESETS.items():
+            B = preset.get("batch_size", TrainConfig.batch_size)
+            T = preset.get("context_length", GPTConfig.context_length)
+            runs[f"{name}, {B} x {T}"] = lambda B=B, T=T: [     # 1000: seconds are ms a batch
+                data.batch(corpus.train, B, T, 1, step) for step in range(1000)]
+        race(f"a batch of {len(corpus.train):,} tokens", runs, 5, [*runs][0], unit="ms")
 
 
 if __name__ == "__main__":

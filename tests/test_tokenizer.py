@@ -14,7 +14,7 @@ from tokenizer import EOT, BPETokenizer, CharTokenizer, WordTokenizer
 CACHE = SHARED / "tiktoken_cache"
 if CACHE.is_dir():
     os.environ["TIKTOKEN_CACHE_DIR"] = str(CACHE)
-SAMPLES = """It's a truth universally acknowledged, that they'll've seen 1,234.56 things!\r\n\r\n
+SAMPLES = """It's a truth universally acknowledged, they'll've seen 1,234.56 things!<|endoftext|>\r
 Aujourd'hui l'élève d'aujourd’hui a reçu « vingt-deux » œufs, o'er e\u0301te\u0301… où ça?
 你好,世界。第3章\tمرحبا، كيف حالُك؟ ١٢٣ नमस्ते क्षत्रिय १२३ 👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇫🇷 ok☺️
 def f(x):\n\t\treturn x**2  # why\n\n\n   y = {'a': 22}  \x00\x1c\x85\xa0\u2028\u200b\ufeffſ's 'S"""
@@ -28,23 +28,18 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60) | T
 
 
 def test_merges_by_hand():
-    """Sennrich's words. Of the pairs that are the most frequent, as noted, the older is merged."""
+    """Sennrich's words. Of the pairs that are equally frequent, the older is merged first."""
     texts = ["low"] * 5 + ["lower"] * 2 + ["widest"] * 3 + ["newest"] * 6
     tokenizer = BPETokenizer.train(texts, 1000)
-    assert tokenizer.vocab[256:] == [b"es", b"est",         # e s, s t 9. Then w e is no longer 8
-                                     b"lo", b"low",         # l o, o w 7
-                                     b"ew", b"new", b"newest",          # n e, e w, w est 6
-                                     b"dest", b"idest", b"widest",      # w i, i d, d est 3
-                                     b"er", b"lower", EOT.encode()]     # low e, e r 2
-    assert (tokenizer.vocab_size, tokenizer.eot, tokenizer.unk) == (269, 268, None)
+    assert [token.decode() for token in tokenizer.vocab[256:]] == [
+        *"es est lo low ew new newest dest idest widest er lower".split(), EOT]
+    assert (tokenizer.vocab_size, tokenizer.eot) == (269, 268)
     assert tokenizer.encode("lowest newer") == [259, 257, 32, 261, 266]
-    assert BPETokenizer.train(texts, 260).vocab == [*tokenizer.vocab[:259], EOT.encode()]
 
 
-@given(st.dictionaries(st.text("ab", max_size=20) | st.text("abé ", max_size=20),
+@given(st.dictionaries(st.text("ab", max_size=20) | st.text("abé ", max_size=20),   # ties abound
                        st.integers(1, 9), max_size=8))
 def test_learning_is_counting_all_pairs_again_and_again(word_counts):
-    """Two letters: ties and overlapping pairs abound."""
     words = [(list(word.encode()), n) for word, n in word_counts.items()]
     for new, learned in enumerate(tk.learn_merges(word_counts), start=256):
         counts = Counter(pair for ids, n in words for pair in [*zip(ids, ids[1:])] * n)
@@ -58,9 +53,8 @@ def test_learning_is_counting_all_pairs_again_and_again(word_counts):
 
 
 def test_hugging_face_learns_and_encodes_the_same():
-    """ASCII, so that a character is a byte. The text is longer than one of our chunks."""
     hf, path = pytest.importorskip("tokenizers"), SHARED / "tinyshakespeare.txt"
-    text = (path.read_text(encoding="utf-8") if path.exists() else TEXT * 9)[:100_000]
+    text = (path.read_text(encoding="utf-8") if path.exists() else TEXT * 9)[:100_000]  # ASCII
     theirs = hf.Tokenizer(hf.models.BPE())
     theirs.pre_tokenizer = hf.pre_tokenizers.Split(hf.Regex(tk.GPT2_PATTERN), "isolated")
     theirs.train_from_iterator([text], hf.trainers.BpeTrainer(
@@ -72,8 +66,9 @@ def test_hugging_face_learns_and_encodes_the_same():
 
 @given(TEXTS, st.binary(min_size=1, max_size=40), st.lists(st.text("abc ", max_size=40)))
 @example(SAMPLES, b"\xff" * 120 + b"the thing \xe4\xbd", [])    # tiktoken has two ways: from 100 on
-def test_encode_is_encode_word_on_each_word(text, odd, texts):
-    for tokenizer in (*BPE, BPETokenizer.train(texts, 300)):
+def test_any_text_is_encoded_word_by_word_or_in_pieces_and_comes_back(text, odd, texts):
+    few, others = BPETokenizer.train(texts), [CharTokenizer.train([text]), WordTokenizer.train([text])]
+    for tokenizer in (*BPE, few):
         for words in (text, *texts):
             assert tokenizer.encode(words) == [
                 i for word in regex.findall(tokenizer.pattern, words)
@@ -82,6 +77,12 @@ def test_encode_is_encode_word_on_each_word(text, odd, texts):
         assert tokenizer.decode(tokenizer.encode_word(odd)) == odd.decode(errors="replace")
     for gpt2 in BPE[1:]:
         assert gpt2.encode(text) == tiktoken.get_encoding("gpt2").encode_ordinary(text)
+    for tokenizer in (*others, few, *BPE):
+        ids, special = tokenizer.encode(text), {tokenizer.eot, getattr(tokenizer, "unk", -1)}
+        assert tokenizer.decode(ids) == text and tokenizer.decode([tokenizer.eot]) == EOT
+        assert not special & set(ids)                       # though EOT was typed
+        for cut in (match.start() for match in tk.BOUNDARY.finditer(text)):
+            assert tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:]) == ids
 
 
 def test_characters_and_words_by_hand():
@@ -96,35 +97,13 @@ def test_characters_and_words_by_hand():
     assert found == text.split("|") and words.decode(words.encode("o'er 43")) == "o'er \ufffd"
 
 
-@given(st.text(max_size=60) | TRICKY)
-@example(f"{SAMPLES}{EOT}b")
-def test_text_comes_back_and_is_only_ever_text(text):
-    for tokenizer in (CharTokenizer.train([text]), WordTokenizer.train([text]), *BPE):
-        ids = tokenizer.encode(text)
-        assert tokenizer.decode(ids) == text and tokenizer.decode([tokenizer.eot]) == EOT
-        assert tokenizer.eot not in ids and tokenizer.unk not in ids    # though EOT was typed
-
-
-@given(TEXTS, st.integers(1, 9))
-@example(SAMPLES * 2, 40)
-@example("one two's 3 four\u0301 " * 9, 2)
-def test_the_ids_of_pieces_are_the_ids_of_the_whole(text, size):
-    pieces = list(tk.chunks(text, size))
-    assert "".join(pieces) == text and all(0 < len(piece) <= 3 * size for piece in pieces)
-    for tokenizer in LEARNED + BPE[1:]:
-        for cut in (match.start() for match in tk.BOUNDARY.finditer(text)):
-            parts = tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:])
-            assert parts == tokenizer.encode(text)
-
-
-def test_text_is_cut_at_boundaries_and_a_million_spaces_all_the_same():
+def test_text_is_cut_where_it_can_be_and_a_million_spaces_all_the_same():
     assert list(tk.chunks("one, two three", 2)) == ["one", ", two", " three"]
     assert list(tk.chunks("o'er" + " " * 5, 1)) == ["o'e", "r", "   ", "  "]
     for tokenizer in BPE:
         for text in (" " * 1_000_000 + "x", "中" * 200_000):
             assert tokenizer.decode(tokenizer.encode(text)) == text
-        text = SAMPLES * 300                                # in chunks, on all cores
-        assert tokenizer.encode(text) == tokenizer.tiktoken.encode_ordinary(text)
+        assert tokenizer.encode(SAMPLES * 300) == tokenizer.tiktoken.encode_ordinary(SAMPLES * 300)
 
 
 def test_saved_and_loaded_it_is_the_same_and_a_person_can_read_it(tmp_path, monkeypatch):
@@ -134,8 +113,8 @@ def test_saved_and_loaded_it_is_the_same_and_a_person_can_read_it(tmp_path, monk
         tokenizer.save(path)
         for again in (tk.load(path), tk.build(str(path))):
             assert type(again) is type(tokenizer) and again.encode(text) == tokenizer.encode(text)
-            for name in ("kind", "vocab", "eot", "unk"):
-                assert getattr(again, name) == getattr(tokenizer, name)
+            assert (again.kind, again.vocab, again.eot) == (
+                tokenizer.kind, tokenizer.vocab, tokenizer.eot)
     for tokenizer, shown in ((CharTokenizer(["é"]), '"é"'), (LEARNED[2], '\n  " the",\n')):
         tokenizer.save(path)
         assert shown in path.read_text(encoding="utf-8")
@@ -147,11 +126,10 @@ def test_a_damaged_file_is_one_error_that_names_it(tmp_path):
     LEARNED[2].save(path)
     whole = path.read_text(encoding="utf-8")
     vocab = json.loads(whole)["vocab"]
-    damaged = [[], {}, None, 3, {"kind": "bpe"}, {"kind": "char", "symbols": 5},
-               {"kind": "word", "symbols": [1]}, *(json.loads(whole) | fields for fields in (
-                   {"vocab": 5}, {"vocab": vocab[:300]}, {"vocab": [*vocab, 1]}, {"kind": "word"},
-                   {"vocab": ["你", *vocab]}, {"pattern": "("},
-                   {"vocab": vocab[100:]}))]        # BUG: it loads, and encoding a lost byte panics
+    damaged = [[], {}, None, 3, {"kind": "char", "symbols": 5}, {"kind": "word", "symbols": [1]}]
+    damaged += [json.loads(whole) | fields for fields in (
+        {"vocab": 5}, {"vocab": vocab[:300]}, {"vocab": [*vocab, 1]}, {"vocab": ["你", *vocab]},
+        {"kind": "word"}, {"pattern": "("}, {"vocab": vocab[100:]})]    # BUG: the last one loads
     for text in ["", whole[:999], "[" * 99_999, "\xff" + whole, *map(json.dumps, damaged)]:
         path.write_bytes(text.encode("latin-1", "replace"))
         with pytest.raises(ValueError, match="tokenizer.json holds no tokenizer, or a dam") as said:
@@ -159,25 +137,20 @@ def test_a_damaged_file_is_one_error_that_names_it(tmp_path):
         assert "\n" not in str(said.value) and len(str(said.value)) < 300
 
 
-def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: open("/no/network"))
-    for name, size, says in (("gpt2", 0, "cannot be downloaded.*TIKTOKEN_CACHE_DIR"),
-                             ("bpe", 256, "vocab_size is 256"), ("gpt5", 0, "'gpt5'.*char, word")):
+def test_the_script_and_what_it_says_of_mistakes(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("hug hug hug pug pug bun")
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: open("no/network"))
+    code, said, error = call("tokenizer.py", "hugs €", "--file=a.txt", "--merges=2", cwd=tmp_path)
+    for shown in ("bpe (258): 7 tokens h·ug·s· ·\\xe2·\\x82·\\xac", "char (9): 6 tokens h·u·g",
+                  "bpe (259): 6 tokens hug·s·"):
+        assert shown in " ".join(said.split())
+    assert code == 2 and "gpt2 cannot be downloaded" in error and "TIKTOKEN_CACHE_DIR" in error
+    for name, size, says in (("bpe", 256, "vocab_size is 256"), ("gpt5", 0, "'gpt5'.*char, word")):
         with pytest.raises(ValueError, match=says):
             tk.build(name, ["to be"], size)
-    for arguments in (["--file", "none.txt"], ["--merge", "2"], ["--merges", "x"]):
-        one_line("tokenizer.py", *arguments, cwd=tmp_path)
+    assert "none.txt" in one_line("tokenizer.py", "--file", "none.txt", cwd=tmp_path)
     with pytest.raises(SystemExit, match="130"), tk.clear_errors():
         raise KeyboardInterrupt                             # Ctrl-C
-
-
-def test_the_script_shows_merges_and_every_tokenizer(tmp_path, monkeypatch):
-    monkeypatch.setattr(BPETokenizer, "published", lambda name: LEARNED[2])
-    (tmp_path / "a.txt").write_text("hug hug hug pug pug bun")
-    code, said, _ = call("tokenizer.py", "hugs €", "--file", "a.txt", "--merges", 2, cwd=tmp_path)
-    for shown in ("bpe (258): 7 tokens h·ug·s· ·\\xe2·\\x82·\\xac", "char (9): 6 tokens h·u·g·\ufffd",
-                  "bpe (259): 6 tokens hug·s·"):            # BUG: --merges 2 shows one merge
-        assert code == 0 and shown in " ".join(said.split())
 
 
 @pytest.mark.parametrize("error", [OSError("full"), RuntimeError("full"), KeyboardInterrupt()])

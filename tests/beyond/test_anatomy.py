@@ -17,8 +17,8 @@ SMALL = dict(vocab_size=40, context_length=16, n_layer=3, n_head=4, n_embd=32, n
              norm_eps=1e-6, rotary_base=5e5)
 SWITCHES = [SMALL | arch | changes for arch in ARCHS.values() for changes in (
     {}, dict(n_kv_head=1), dict(norm="layernorm", bias=False), dict(norm="rmsnorm", bias=True),
-    dict(position="learned", ngram=2), dict(position="rotary", qk_norm=False), dict(mlp="gelu"),
-    dict(mlp="swiglu", bias=True), dict(mlp="relu2", qk_norm=True, tie_embeddings=True))]
+    dict(position="learned", ngram=2), dict(position="rotary", qk_norm=False), dict(activation="gelu"),
+    dict(activation="swiglu", bias=True), dict(activation="relu2", qk_norm=True, tie_embeddings=True))]
 
 
 def test_parameters():
