@@ -266,6 +266,8 @@ def clear_errors(kinds=(ValueError, OSError)):
     """Wrap what reads a person's input: a mistake in it ends in one line and exit code 2."""
     try:
         yield
+    except BrokenPipeError:     # "| head" has read enough
+        os._exit(0)
     except kinds as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -96,14 +96,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, c):
-    """Muon for the matrices inside the blocks, AdamW (Loshchilov and Hutter, 2017) for the rest, or
-    for all. Weight decay, a pull towards 0, is for matrices alone.
-    """
+    """Muon for the blocks' matrices, AdamW (Loshchilov and Hutter, 2017) for the rest, or all."""
     muon, matrices, others = [], [], []
     for name, p in model.named_parameters():
         inside = name.startswith("blocks.") and c.optimizer == "muon" and p.requires_grad
         (others if p.dim() < 2 else muon if inside else matrices).append(p)
-    groups = [{"params": ps, "weight_decay": c.weight_decay * (ps is not others)}
+    groups = [{"params": ps, "weight_decay": c.weight_decay * (ps is not others)}   # not of a bias
               for ps in (matrices, others, muon)]
     adamw = torch.optim.AdamW(groups[:2], betas=(0.9, 0.99), fused=True)
     return [adamw, Muon(groups[2:], {"lr": 0.0})] if muon else [adamw]
@@ -227,9 +225,8 @@ def draw_curve(folder, history):
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for key, label, style in (("train_loss", "training batches", dict(alpha=0.4, linewidth=0.8)),
                               ("val_loss", "validation split", dict(marker="o", linewidth=2))):
-        points = [(m["step"], m[key]) for m in history if key in m]
-        if points:
-            axes.plot(*zip(*points), **style, label=f"{label}: {points[-1][1]:.3f}")
+        measured = [m for m in history if key in m]
+        axes.plot([m["step"] for m in measured], [m[key] for m in measured], label=label, **style)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

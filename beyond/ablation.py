@@ -30,7 +30,7 @@ CHANGES = (     # its name, why, and the flags that make it
     ("rmsnorm", "scaling helps, centring does not", "--norm rmsnorm"),
     ("rotary", "a position is an angle: attention sees distances", "--position rotary"),
     ("qk-norm", "no query matches a key too well", "--qk-norm"),
-    ("relu2", "a simpler activation function in the MLP", "--activation relu2"),
+    ("relu2", "a simpler function in the MLP", "--activation relu2"),
     ("zero-init", "blocks fade in, where they help", "--zero-init"),
     ("untied", "reading and writing a token are two tasks", "--no-tie-embeddings"),
     ("ngram", "which letters follow which is looked up", "--ngram 4"),

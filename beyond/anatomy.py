@@ -81,12 +81,12 @@ def activations(c, B, T):
     """Numbers kept for the backward pass of B texts of T tokens: fused kernels, no dropout.
 
     In a block: what its norms read and return, q, k, v (q and k twice if turned or normalised),
-    what the heads gathered, both sides of the activation function; if checkpointed, what came in.
+    what the heads gathered, the steps of the activation function; if checkpointed, what came in.
     """
     C, qk = c.n_embd, (c.n_head + c.n_kv_head) * c.head_size
     norm = 2 * C + C * (c.norm == "rmsnorm")                # what comes in, and what goes out
     qkv = qk + c.n_kv_head * c.head_size + qk * (c.qk_norm or c.position == "rotary")
-    mlp = c.mlp_width * (4 if c.activation == "swiglu" else 2)
+    mlp = c.mlp_width * {"gelu": 2, "relu2": 3, "swiglu": 5}[c.activation]
     block = C if c.activation_checkpointing else norm + qkv + C + norm + mlp
     return B * T * (c.n_layer * block + norm + c.vocab_size)
 

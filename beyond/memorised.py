@@ -102,8 +102,8 @@ def report(written, text, val):
                    f"{np.median(honest):.0f}\ncharacters with it, none more than {max(honest)}: "
                    + ("this is copied." if copied else "this is no more than honest text shares."))
     searched = f" (its first {MOST:,} bytes)" if len(text) == MOST else ""
-    return (f"Of {len(shown(written)):,} characters, the longest passage that stands in the train"
-            f"ing text{searched} has {len(shown(copy)):,}:\n\n"
+    return (f"Of {len(shown(written)):,} characters, the longest passage that stands in the "
+            f"training text{searched} has {len(shown(copy)):,}:\n\n"
             f"{shown(before)}[{shown(copy)}]{shown(after)}\n\n{verdict}")
 
 

@@ -6,7 +6,7 @@ How fast the model learns, raw and fused, beside transformers' GPT-2; and the me
 
 All is in float32, but for the last table, which needs a GPU: mixed with bfloat16, and compiled.
 """
-import itertools
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,7 @@ from bench_tokenizer import race
 from model import ARCHS, GPT, GPTConfig
 from tokenizer import Parser
 
-ABOUT = (f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
-         f"transformers {transformers.__version__}")
+ABOUT = f"PyTorch {torch.__version__} and transformers {transformers.__version__}, float32"
 SMALL = dict(n_layer=2, n_head=4, n_embd=128, context_length=128)
 LARGE = dict(n_layer=6, n_head=6, n_embd=384, context_length=256)
 GPT2 = dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, vocab_size=50_304)
@@ -36,20 +35,19 @@ def losses(shape, targets, kernels=("raw", "fused")):
     gpt2 = theirs(GPTConfig(**shape)).to(targets.device).train()
     found = {"transformers": (gpt2, lambda ids: F.cross_entropy(
         gpt2(input_ids=ids, use_cache=False).logits.flatten(0, 1), targets.flatten()))}
-    for arch, k in itertools.product(ARCHS, kernels):
-        model = GPT(GPTConfig(**ARCHS[arch] | shape | dict(kernels=k))).to(targets.device)
-        found[f"{arch}, {k}"] = model, lambda ids, model=model: model.config.ops.cross_entropy(
+    for name, k in ((arch, k) for arch in ARCHS for k in kernels):
+        model = GPT(GPTConfig(**ARCHS[name] | shape | dict(kernels=k))).to(targets.device)
+        found[f"{name}, {k}"] = model, lambda ids, model=model: model.config.ops.cross_entropy(
             model(ids), targets)
     return found
 
 
 def learn(model, loss, ids):
-    """A function that runs forward and backward once."""
-    def run():
-        loss(ids).backward()
-        model.zero_grad()
-        torch.accelerator.synchronize() if ids.is_cuda else None
-    return run
+    """Forward and backward, once."""
+    loss(ids).backward()
+    model.zero_grad()
+    if ids.is_cuda:
+        torch.cuda.synchronize()
 
 
 def kept(model, loss, ids):
@@ -61,39 +59,37 @@ def kept(model, loss, ids):
     return sum(sizes[address] for address in sizes.keys() - weights) / 2 ** 20
 
 
-def bench_bfloat16(device, shape, B, rounds, peak):
+def bench_bfloat16(device, shape, B, rounds):
     L, _, C, T, V = shape.values()
     ids, targets = torch.randint(V, (2, B, T), device=device)               # (B, T) each
     found = losses(shape, targets, ["fused"])
     seconds = race(f"bfloat16, compiled, {L} layers, {C} wide, {B} x {T} tokens, {device}", {
-        name: learn(model, torch.compile(torch.autocast(device, torch.bfloat16)(loss)), ids)
-        for name, (model, loss) in found.items()}, rounds, "transformers", B * T, "tokens/s")
-    print(f"\n| utilisation, if the peak is {peak:.0f} TFLOP/s | share |\n|---|---:|")
+        name: partial(learn, m, torch.autocast(device, torch.bfloat16)(torch.compile(loss)), ids)
+        for name, (m, loss) in found.items()}, rounds, "transformers", B * T, "tokens/s")
+    print("\n| utilisation | TFLOP/s | share of an H100's 989 |\n|---|---:|---:|")
     for name, (model, _) in found.items():          # 6 FLOPs for each weight; and attention
         inside = sum(p.numel() for n, p in model.named_parameters() if "blocks." in n or ".h." in n)
-        flops = B * T * (6 * (inside + C * V) + 12 * L * C * T)
-        print(f"| {name} | {flops / seconds[name] / peak / 1e12:.1%} |")
+        rate = B * T * (6 * (inside + C * V) + 12 * L * C * T) / seconds[name] / 1e12
+        print(f"| {name} | {rate:.1f} | {rate / 989:.1%} |")
 
 
 def main():
     parser = Parser("Measure how fast the model learns, and what memory that takes.")
     parser.add_argument("--quick", action="store_true", help="small batches, one round")
-    parser.add_argument("--peak", type=float, default=989, help="TFLOP/s of the GPU (H100: 989)")
-    options = parser.parse_args()
-    rounds = 1 if options.quick else 15
-    print(f"{ABOUT}; medians of {rounds}")
+    rounds = 1 if (quick := parser.parse_args().quick) else 15
+    print(f"{ABOUT}, {torch.get_num_threads()} threads; medians of {rounds}")
     for shape, B in ((SMALL, 16), (LARGE, 4)):
         L, _, C, T = shape.values()
-        ids, targets = torch.randint(1024, (2, 1 if options.quick else B, T))   # (B, T) each
-        runs = {name: learn(*pair, ids) for name, pair in losses(shape, targets).items()}
+        ids, targets = torch.randint(1024, (2, 1 if quick else B, T))   # (B, T) each
+        runs = {n: partial(learn, *pair, ids) for n, pair in losses(shape, targets).items()}
         race(f"forward and backward, {L} layers, {C} wide, {len(ids)} x {T} tokens", runs, rounds,
              "transformers", ids.numel(), "tokens/s")
     less = losses(LARGE | dict(activation_checkpointing=True), targets)
-    print("\n| kept for backward, of the last | MiB | with activation checkpointing |\n|---|--:|--:|")
+    print("\n| kept for backward, by these | MiB | with activation checkpointing |\n|---|--:|--:|")
     for name, pair in list(losses(LARGE, targets).items())[1:]:
         print(f"| {name} | {kept(*pair, ids):.1f} | {kept(*less[name], ids):.1f} |", flush=True)
     if torch.cuda.is_available():
-        bench_bfloat16("cuda", GPT2, 1 if options.quick else 16, rounds, options.peak)
+        bench_bfloat16("cuda", GPT2, 1 if quick else 16, rounds)
 
 
 if __name__ == "__main__":

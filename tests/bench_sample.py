@@ -4,28 +4,25 @@ How fast the model writes, with and without the KV cache, beside transformers' g
     python tests/bench_sample.py            # about two minutes on two cores
     python tests/bench_sample.py --quick    # does it run? The figures mean nothing
 
-250 tokens, greedy, float32, by untrained models. Without cache each token costs a pass over all the
-text so far: that runs once.
+Greedy, by untrained models. Without cache, each token costs a pass over the text; that runs once.
 """
 import torch
 
-from bench_tokenizer import race
-from bench_model import ABOUT, LARGE, theirs
+from bench_model import ABOUT, LARGE, race, theirs
 from model import ARCHS, GPT, GPTConfig
 from sample import generate
 from tokenizer import Parser
 
-PROMPT = [1, 2, 3, 4, 5, 6]     # with 250 more it fills the context, and the window need not slide
-
 
 @torch.inference_mode()
 def write(model, n, cache):
-    ids = torch.tensor([PROMPT])                                            # (1, T)
+    prompt = [1, 2, 3, 4, 5, 6]     # with 250 more the context is full, but need not slide
+    ids = torch.tensor([prompt])                                            # (1, T)
     if not isinstance(model, GPT):
         model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False,
                        use_cache=cache)
     elif cache:
-        list(generate(model, [PROMPT], n, lambda logits: logits.argmax(dim=-1)))
+        list(generate(model, [prompt], n, lambda logits: logits.argmax(dim=-1)))
     else:
         for _ in range(n):
             ids = torch.cat([ids, model(ids)[:, -1:].argmax(dim=-1)], dim=1)    # (1, T + 1)
@@ -35,7 +32,7 @@ def main():
     parser = Parser("Measure how fast the model writes.")
     parser.add_argument("--quick", action="store_true", help="20 tokens, one round")
     n, rounds = (20, 1) if parser.parse_args().quick else (250, 7)
-    print(f"{ABOUT}; medians of {rounds}")
+    print(f"{ABOUT}, {torch.get_num_threads()} threads; medians of {rounds}")
     models = {arch: GPT(GPTConfig(**ARCHS[arch] | LARGE)) for arch in ("gpt2", "modern")}
     models["transformers"] = theirs(GPTConfig(**LARGE))
     runs = {name + end: lambda model=model, cache=not end: write(model.eval(), n, cache)

@@ -8,13 +8,14 @@ Hugging Face's trainer learns byte pairs from the same text; OpenAI's tiktoken e
 vocabulary, on one thread, where ours calls it on all cores. Written out, bpe is the few lines of
 encode_word; that runs once. All benchmarks need what tests/requirements.txt lists.
 """
+import contextlib
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import regex
-import tiktoken
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
@@ -27,8 +28,8 @@ def race(heading, contestants, rounds, beside, work=None, unit="seconds", once=(
     """Run the functions in turn, so that a busy moment slows all alike; print a Markdown table.
 
     For each: the median, in seconds or as work (in units) a second; and how many times as fast as
-    the one called `beside`, the median of the ratios within a round. One more round warms up.
-    Those in `once` take long: they run in the first round only. Returns the median seconds.
+    `beside` it is, the median of the ratios within a round. One more round warms up. Those in
+    `once` take long, and run in the first round only. Returns the median seconds of each.
     """
     times = {name: [] for name in contestants}
     turns = [(r, n) for r in range(-1, rounds) for n in contestants if r == 0 or n not in once]
@@ -59,25 +60,23 @@ def main():
     with clear_errors():
         texts = [text for _, text in data.documents([options.file])]
     texts, rounds = ([texts[0][:100_000]], 1) if options.quick else (texts, 3)
-    text, MB = "".join(texts), len("".join(texts).encode()) / 1e6
+    text, MB = "".join(texts), sum(len(text.encode()) for text in texts) / 1e6
     print(f"{len(texts)} documents, {MB:.1f} MB; medians of {rounds}")
     for vocab_size in (4096, 16_384):
         race(f"learning {vocab_size:,} tokens", {
             "ours": lambda: BPETokenizer.train(texts, vocab_size),
             "Hugging Face": lambda: train_hugging_face(texts, vocab_size)}, rounds, "Hugging Face")
-
-    bpe, found = build("bpe", texts, 4096), {name: build(name, texts) for name in ("char", "word")}
-    words = regex.compile(bpe.pattern)
-    race(f"encoding, bpe of {bpe.vocab_size:,} tokens", {
-        **{name: lambda t=tokenizer: t.encode(text) for name, tokenizer in found.items()},
-        "bpe, written out": lambda: [bpe.encode_word(w.encode()) for w in words.findall(text)],
-        "bpe": lambda: bpe.encode(text), "tiktoken": lambda: bpe.tiktoken.encode_ordinary(text)},
-        rounds, "tiktoken", MB, "MB/s", once=["bpe, written out"])
-    with clear_errors():        # without a network, all else has been said
-        gpt2, theirs = build("gpt2"), tiktoken.get_encoding("gpt2")
-    race("encoding, gpt2", {"ours": lambda: gpt2.encode(text),
-                            "tiktoken": lambda: theirs.encode_ordinary(text)},
-         rounds, "tiktoken", MB, "MB/s")
+    bpe = build("bpe", texts, 4096)
+    encoders = {
+        "char": build("char", texts).encode, "word": build("word", texts).encode,
+        "bpe, written out": lambda text: [bpe.encode_word(word.encode())
+                                          for word in regex.findall(bpe.pattern, text)],
+        "bpe": bpe.encode, "tiktoken": bpe.tiktoken.encode_ordinary}
+    with contextlib.suppress(ValueError):       # gpt2 must be downloaded
+        gpt2 = build("gpt2")
+        encoders |= {"gpt2": gpt2.encode, "tiktoken, gpt2": gpt2.tiktoken.encode_ordinary}
+    runs = {name: partial(encode, text) for name, encode in encoders.items()}
+    race("encoding", runs, rounds, "tiktoken", MB, "MB/s", once=["bpe, written out"])
 
 
 if __name__ == "__main__":

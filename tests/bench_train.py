@@ -17,26 +17,22 @@ from bench_tokenizer import data
 from tokenizer import Parser, clear_errors
 
 
-def evaluations(folder, name, *flags):
-    """Train in a folder; return what was measured at the steps that were evaluated."""
-    subprocess.run([sys.executable, Path(data.__file__).with_name("train.py"), "--name", name,
-                    *flags], cwd=folder, stdout=sys.stderr, check=True)
-    lines = Path(folder, "runs", name, "metrics.jsonl").read_text().splitlines()
-    return [m for m in map(json.loads, lines) if "val_loss" in m]
-
-
 def main():
     parser = Parser("Tell when the default is as good as the baseline is in the end.")
     parser.add_argument("--source", default="tinyshakespeare", help="text that both learn from")
     parser.add_argument("--quick", action="store_true", help="40 steps each")
-    options = parser.parse_args()
+    options, evaluated = parser.parse_args(), {}
     with (clear_errors((ValueError, OSError, subprocess.CalledProcessError)),
           tempfile.TemporaryDirectory() as folder):
-        files = [path.resolve() for path in data.find([options.source])]
-        flags = ["--source", *files, "--tokenizer", "char", "--eval-tokens", "32768"]
-        flags += ["--steps", "40"] if options.quick else []
-        *_, goal = evaluations(folder, "baseline", "--preset", "baseline", *flags)
-        default = evaluations(folder, "default", *flags, "--eval-every", "20")
+        train = [sys.executable, Path(data.__file__).with_name("train.py"), "--tokenizer", "char",
+                 "--eval-tokens", "32768", *["--steps", "40"] * options.quick,
+                 "--source", *[path.resolve() for path in data.find([options.source])]]
+        for preset, steps in (("baseline", "2000"), ("nano", "20")):    # between evaluations
+            command = [*train, "--preset", preset, "--eval-every", steps]
+            subprocess.run(command, cwd=folder, stdout=sys.stderr, check=True)
+            with open(Path(folder, "runs", preset, "metrics.jsonl")) as lines:
+                evaluated[preset] = [m for m in map(json.loads, lines) if "val_loss" in m]
+    goal, default = evaluated["baseline"][-1], evaluated["nano"]
     as_good = [m for m in default if m["val_loss"] <= goal["val_loss"]][:1]
     print("| run | validation loss | step | tokens | seconds | share |\n|---|--:|--:|--:|--:|--:|")
     for name, m in [("baseline, whole", goal), *(("default, as good", m) for m in as_good),

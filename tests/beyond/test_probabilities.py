@@ -8,7 +8,7 @@ import torch
 
 from beyond import probabilities
 from conftest import inside, one_line
-from sample import generate, load_run, picker
+from sample import SampleConfig, generate, load_run, picker
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_strategies_are_those_of_transformers():
 
 def test_tokens_are_picked_as_sample_does(model):
     for values in (dict(temperature=0), dict(temperature=1.5, top_k=9, top_p=0.95, min_p=0.02)):
-        ids = [i for i, in generate(model, [[3, 1]], 25, picker(1, *values.values(), seed=2))]
+        ids = [i for i, in generate(model, [[3, 1]], 25, picker(1, SampleConfig(**values, seed=2)))]
         seen = probabilities.pick_and_watch(model, [3, 1], 25, values, seed=2)
         assert [text + [i] for text, _, i in seen] == [[3, 1, *ids[:n]] for n in range(1, 26)]
 
