@@ -88,16 +88,16 @@ def main():
                 "loss": math.log(V), "perplexity": V, "bits_per_byte": bits / text.bytes,
                 "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
                 "top5_accuracy": min(5, V) / V}
-    rows = [{"model": name, "text": text} | row for (name, text, _), row in rows.items()]
-    rows.sort(key=lambda row: row["bits_per_byte"])
-    if not options.json:
-        print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':26}   loss  perplexity"
-              "  bits/byte  bits/char   top-1   top-5", sep="\n")
-    for row in rows:
-        print(json.dumps(row) if options.json else (
-            f"{row['model']:26}{row['loss']:7.4f}{row['perplexity']:12.3f}"
-            f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
-            f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}"))
+        rows = [{"model": name, "text": text} | row for (name, text, _), row in rows.items()]
+        rows.sort(key=lambda row: row["bits_per_byte"])
+        if not options.json:
+            print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':26}   loss  perplexity"
+                  "  bits/byte  bits/char   top-1   top-5", sep="\n")
+        for row in rows:
+            print(json.dumps(row) if options.json else (
+                f"{row['model']:26}{row['loss']:7.4f}{row['perplexity']:12.3f}"
+                f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
+                f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}"))
 
 
 if __name__ == "__main__":

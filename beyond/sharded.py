@@ -112,14 +112,10 @@ def main():
     data.add_flags(parser, train.Options, data.DataConfig, TrainConfig, GPTConfig)
     given = vars(parser.parse_args())
     with clear_errors((ValueError, OSError, FloatingPointError, *(RuntimeError,) * (RANK > 0))):
-        if "RANK" not in os.environ:
-            raise ValueError("start it with torchrun --nproc_per_node 2 -m beyond.sharded")
         options, run = data.checked(train.Options, given), [None]
         mesh = dist.init_device_mesh(pick_device(options.device), (WORLD,))     # the ranks meet
         if RANK == 0:
             run = [(train.resume_run if options.resume else train.start_run)(options, given)]
-            config = json.dumps(run[0][1], indent=1)
-            write_whole(run[0][0] / "config.json", lambda path: path.write_text(config))
         dist.broadcast_object_list(run, device=torch.device("cpu"))
         folder, config = run[0]
         corpus = data.load_corpus(config["corpus"]["folder"])
@@ -129,11 +125,19 @@ def main():
         start = folder / "last.pt" if options.resume else (
             options.init and find_run(options.init) / "best.pt")
         saved = load_weights(model, start) if start else {}
+        if c.batch_size % (c.accumulate * WORLD) or (
+                min(len(corpus.train), len(corpus.val)) <= model.config.context_length):
+            raise ValueError("--batch-size must be a multiple of --accumulate times the ranks, and "
+                             "--context-length shorter than either split")
         if c.compile:
             model.compile()
         for module in (*model.blocks, model):   # what is gathered together: a block; all the rest
             fully_shard(module, mesh=mesh)
         if RANK == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            corpus.tokenizer.save(folder / "tokenizer.json")
+            config = json.dumps(config, indent=1)
+            write_whole(folder / "config.json", lambda path: path.write_text(config))
             n = sum(p.to_local().numel() for p in model.parameters())
             print(f"{folder}: rank 0 of {WORLD}, on {mesh.device_type}, keeps {n:,} parameters")
         train_slices(model, corpus, folder, c, saved)

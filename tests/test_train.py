@@ -68,16 +68,14 @@ def test_a_run_is_a_whole_folder(trained):
     assert (m := lines[-1])["tokens"] == 30 * 4 * 16 == pytest.approx(m["epoch"] * n_train)
     assert m["val_loss"] < lines[9]["val_loss"] < lines[0]["train_loss"]
     assert all(0 < a["seconds"] < b["seconds"] for a, b in zip(lines, lines[1:]))
-    picture = Image.open(folder / "loss.png")
-    assert picture.size[0] > 600 and len(picture.convert("RGB").getcolors(1 << 20)) > 100
+    assert len(Image.open(folder / "loss.png").convert("RGB").getcolors(1 << 20)) > 100
 
 
 def test_what_is_printed_and_names(trained, tmp_path):
     text, nano = ["--source", trained / "text.txt", *SMALL, "--steps", 20], tmp_path / "runs/nano"
     stdout, _ = (inside("train.py", *text, cwd=tmp_path) for _ in range(2))
-    row = next(row for row in stdout.splitlines() if row.startswith("     20 ")).split()
-    assert row[2:5] == [f"{metrics(nano)[-1][key]:.3f}" for key in
-                        ("train_loss", "val_loss", "val_bits_per_byte")]
+    m, printed = metrics(nano)[-1], stdout.split("\n     20 ")[1].split()[1:4]
+    assert printed == [f"{m[key]:.3f}" for key in "train_loss val_loss val_bits_per_byte".split()]
     for says in ("ln(28) = 3.332", "val loss", "\n      1 ", "\n     10 ", "writes:\n\n"):
         assert stdout.count(says) == 1
     for name in ("nano", "..", ".", "a/b", tmp_path / "c"):
@@ -116,16 +114,16 @@ def test_the_loop_against_one_in_plain_pytorch(trained, tmp_path):
 def test_learning_rate_by_hand():
     c = TrainConfig(steps=201, warmup_steps=100, learning_rate=1.0, decay="cosine")
     at = lambda *steps: pytest.approx([learning_rate(step, c) for step in steps])
-    assert at(0, 49, 99, 100) == [0.01, 0.5, 1.0, 1.0]
-    assert at(125, 150, 200, 999) == [0.1 + 0.9 * (1 + 0.5 ** 0.5) / 2, 0.55, 0.1, 0.1]
+    assert at(0, 99, 125, 150, 200, 999) == [0.01, 1, 0.55 + 0.45 * 0.5 ** 0.5, 0.55, 0.1, 0.1]
     c.decay = "linear"
     assert at(99, 100, 125, 150, 200, 999) == [1.0, 1.0, 0.75, 0.5, 0, 0]
     c.steps = 50                                                # fewer than its warm-up has
     assert at(0, 24, 49) == [0.01, 0.25, 0.5]
 
 
-def test_optimizers():
-    """Decay for matrices, Muon for those inside blocks, steps as long as AdamW's; frozen stays."""
+def test_optimizers(monkeypatch):
+    """Decay for matrices, Muon for those inside blocks; it is PyTorch's. What is frozen stays."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)   # so that theirs is exact
     torch.manual_seed(1)
     model = GPT(GPTConfig(n_embd=32, ngram_rows=50, bias=True, zero_init=False, norm="layernorm"))
     weights, optimizers = dict(model.named_parameters()), make_optimizers(model, TrainConfig())
@@ -135,19 +133,23 @@ def test_optimizers():
     assert [group["weight_decay"] for group in groups] == [0.1, 0, 0.1]
     for p, kind in zip(weights.values(), kinds):
         assert [sum(p is q for q in g["params"]) for g in groups] == [kind == i for i in range(3)]
-    for p in (*model.blocks[0].parameters(), model.token_table):
-        p.requires_grad = False
+    model.blocks[0].requires_grad_(False)
     before = {name: p.detach().clone() for name, p in weights.items()}
-    ids = torch.randint(1024, (4, 17))
-    F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
-    for optimizer in optimizers:
-        optimizer.param_groups[0] |= {"lr": 0.01, "weight_decay": 0.0}
-        optimizer.step()
+    pairs = [(p, torch.nn.Parameter(p.detach().clone())) for p in
+             (model.blocks[1].W_up, model.blocks[1].W_down)]                    # wide, and tall
+    theirs = torch.optim.Muon([b for _, b in pairs], weight_decay=0.1, momentum=0.95,
+                              adjust_lr_fn="match_rms_adamw")
+    optimizers = [*make_optimizers(model, TrainConfig()), theirs]
+    for _ in range(3):
+        ids = torch.randint(1024, (4, 17))
+        F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+        for a, b in pairs:
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.01
+            optimizer.step()
+    torch.testing.assert_close(*zip(*pairs), rtol=1e-4, atol=1e-6)
     assert all(torch.equal(p, before[name]) != p.requires_grad for name, p in weights.items())
-    step = (model.blocks[1].W_up - before["blocks.1.W_up"]).detach()            # (32, 128)
-    stretch = torch.linalg.svdvals(step) / (0.01 * 0.2 * math.sqrt(128))
-    assert stretch.median() == pytest.approx(0.9, abs=0.25) and stretch.max() < 1.3
-    assert step.std().item() == pytest.approx(0.2 * 0.01, rel=0.25)
 
 
 def test_the_same_curve_however_a_step_is_worked_out(trained, tmp_path):
@@ -158,8 +160,8 @@ def test_the_same_curve_however_a_step_is_worked_out(trained, tmp_path):
     same_bits(again, whole)
     for other in (two, four, raw):
         same_curve(other, whole)
-    same_curve(half, whole, loss=0.01, norm=0.1)
-    assert metrics(half)[-1]["val_loss"] != pytest.approx(metrics(whole)[-1]["val_loss"], rel=1e-5)
+    same_curve(half, whole, loss=0.001, norm=0.01)
+    assert metrics(half)[-1]["grad_norm"] != pytest.approx(metrics(whole)[-1]["grad_norm"], 1e-5)
     assert all(w.dtype == torch.float32 for w in load(half)["model"].values())
 
 
@@ -234,9 +236,8 @@ def launch(*arguments, cwd, ranks=0, **more):
                             stderr=subprocess.PIPE, start_new_session=True, **more)
 
 
-def until(step, child, folder):
-    file = folder / "metrics.jsonl"
-    while not (file.exists() and file.read_bytes().count(b"\n") >= step):
+def until(step, child, file):
+    while not file.exists() or file.read_bytes().count(b"\n") < step:
         assert child.poll() is None, child.communicate()
         time.sleep(0.002)
 
@@ -245,7 +246,7 @@ def until(step, child, folder):
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(seed, trained, tmp_path, unbroken):
     chance, broken = random.Random(seed), tmp_path / "runs/broken"
     child = launch("--source", trained / "text.txt", *LONG, "--name", "broken", cwd=tmp_path)
-    until(chance.randrange(9, 32), child, broken)       # it saves after steps 8, 16, 24 ...
+    until(chance.randrange(9, 32), child, broken / "metrics.jsonl")     # it saves at 8, 16, 24 ...
     time.sleep(0.2 * chance.random())
     child.kill()
     child.communicate()
@@ -258,12 +259,11 @@ def test_resume_takes_all_but_steps_from_the_run(trained, tmp_path):
     folder, resume = tmp_path / "runs/first", ["train.py", "--resume", "--steps"]
     for flags, says in (("--preset nano", "preset"), ("--no-bias", "bias"), ("--name x", "run x")):
         assert says in one_line(*resume, 40, *flags.split(), cwd=tmp_path)
-    for steps in (20, 30):                  # it is at its end, or past it: nothing is left to do
-        assert "writes:" in inside(*resume, steps, cwd=tmp_path)
+    for steps in (0, 20, 30):
+        assert "steps" in one_line(*resume, steps, cwd=tmp_path)
     same_bits(folder, trained / "runs/first")
     inside(*resume, 34, "--name", "first", cwd=tmp_path)
     assert {s["step"].item() for s in load(folder)["optimizers"][0]["state"].values()} == {34}
-    assert "steps" in one_line(*resume, 0, cwd=tmp_path)
     whole = (folder / "last.pt").read_bytes()
     for damaged in (whole[:-1000], b"", whole[:2000] + bytes(2000) + whole[4000:]):
         (folder / "last.pt").write_bytes(damaged)
@@ -327,7 +327,7 @@ def test_ranks_are_one_process_and_stop_and_resume_together(ranks, flags, traine
     many, then_one = tmp_path / "runs/many", tmp_path / "runs/then-one"
     child = launch("--source", trained / "text.txt", *SMALL, *flags, "--name", "many", ranks=ranks,
                    cwd=tmp_path)
-    until(6, child, many)
+    until(6, child, many / "metrics.jsonl")
     os.killpg(child.pid, signal.SIGINT)     # as a terminal does on Ctrl-C: to everyone
     stdout, _ = child.communicate(timeout=100)
     assert child.returncode and f"after step {load(many)['step']}: --name many --resume" in stdout

@@ -5,7 +5,7 @@ import pytest
 
 import train
 from beyond import ablation, curves
-from conftest import SMALL, inside, one_line
+from conftest import SMALL, inside, one_line, run
 from data import DataConfig
 from model import ARCHS, GPTConfig
 
@@ -25,20 +25,22 @@ def test_from_gpt2_to_the_default():
 
 @pytest.mark.slow
 def test_two_runs(trained, tmp_path, monkeypatch):
-    """Then again, with nothing to do; with other flags; and after the second was stopped."""
+    """The second was stopped on its way. Then again, with nothing to do; then with other flags."""
     monkeypatch.setattr(ablation, "CHANGES", ablation.CHANGES[:2])
-    flags = ["--source", trained / "text.txt", "--steps", 20, *SMALL]
+    flags, folder = ["--source", trained / "text.txt", "--steps", 20, *SMALL], tmp_path / "runs"
+    run("train.py", *ablation.CHANGES[0][2].split(), "--no-bias", *flags, "--steps", 10,
+        "--name", "ablation-01-no-bias", cwd=tmp_path)
+    config = folder / "ablation-01-no-bias/config.json"
+    config.write_text(config.read_text().replace('"steps": 10', '"steps": 20'))
     said = inside("beyond.ablation", *flags, cwd=tmp_path)
-    folders = sorted(tmp_path.glob("runs/*"))
-    one, other = (curves.read_metrics(folder)[-1]["val_loss"] for folder in folders)
+    one, other = map(curves.read_metrics, sorted(folder.iterdir()))
+    assert len(one) == len(other) == 20
+    one, other = one[-1]["val_loss"], other[-1]["val_loss"]
     assert f"| {one:.3f} |  |" in said and f"| {other:.3f} | {other - one:+.3f} |" in said
-    table, metrics = said[said.index("\nvalidation loss"):], folders[1] / "metrics.jsonl"
-    assert inside("beyond.ablation", *flags, cwd=tmp_path) == table
+    again = inside("beyond.ablation", *flags, cwd=tmp_path)
+    assert said == "\n--- ablation-00-gpt2\n\n--- ablation-01-no-bias\n" + again
     says = one_line("beyond.ablation", *flags, "--steps", 30, cwd=tmp_path)
     assert "ablation-00-gpt2 was trained with steps 20, not 30" in says
-    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:10]))
-    said = inside("beyond.ablation", *flags, cwd=tmp_path)      # which goes on with last.pt
-    assert said == "\n--- ablation-01-no-bias\n" + table
 
 
 def test_flags_that_are_its_own(tmp_path):
