@@ -148,12 +148,12 @@ def read(path):
     """The documents of a file, (name, text). Raises ValueError for what is not UTF-8 text."""
     name = str(path)
     try:
-        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as file:
+        with (gzip.open if name.lower().endswith(".gz") else open)(path, "rb") as file:
             if path.name == SHAKESPEARE:
                 plays = zipfile.ZipFile(file)
                 for name in sorted(n for n in plays.namelist() if re.search("/plays/.*[.]md", n)):
                     yield name, plays.read(name).decode().replace("  \n", "\n")     # Markdown's
-            elif not name.removesuffix(".gz").endswith(".jsonl"):
+            elif not name.lower().removesuffix(".gz").endswith(".jsonl"):
                 yield name, file.read().decode("utf-8-sig")
             else:
                 for number, line in enumerate(file, start=1):
@@ -161,7 +161,7 @@ def read(path):
                     text = json.loads(line)["text"] if line.strip() else ""
                     yield name, text.encode().decode()      # refuses half a character
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        raise ValueError(f"{name} cannot be read ({error!r}); it must be UTF-8 text") from None
+        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error})") from None
 
 
 def documents(source):
@@ -214,10 +214,7 @@ def prepare(config):
 
 def store(config, folder):
     """Split, tokenize and store all documents. The tokenizer learns from the training split."""
-    lengths = [len(text) for _, text in documents(config.source)]
-    if not lengths:
-        raise ValueError(f"there is no text in {', '.join(config.source)}")
-    learned = split(lengths).tolist()
+    learned = split([len(text) for _, text in documents(config.source)]).tolist()
     found = tokenizer.build(
         config.tokenizer, (text[:n] for (_, text), n in zip(documents(config.source), learned)),
         config.vocab_size)
@@ -234,6 +231,8 @@ def store(config, folder):
                     file.write(ids.tobytes())
                     for key, more in zip(counts, (1, len(text), len(text.encode()), len(ids))):
                         counts[key] += more
+        if not counts["tokens"]:
+            raise ValueError(f"there is too little text in {', '.join(config.source)}")
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 

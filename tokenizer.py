@@ -231,6 +231,8 @@ def load(path):
         if found["kind"] in ("char", "word"):
             return LEARNED[found["kind"]][0](found["symbols"])
         vocab = [token.encode("latin-1") for token in found["vocab"]]
+        if not {bytes([b]) for b in range(256)} <= set(vocab):
+            raise ValueError("a byte has no token")
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None

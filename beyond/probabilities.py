@@ -93,8 +93,7 @@ def draw(vocab, seen, path):
     figure = Figure(figsize=(2.2 * len(names) + 1, 2.8 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), len(names), squeeze=False, sharex="row", sharey="row")
     for row, (text, found, picked) in zip(grid, seen):
-        best = found["the model"].argsort(descending=True)[:10].tolist()
-        ids = list(dict.fromkeys([*best, picked]))
+        ids = [*dict.fromkeys([*found["the model"].argsort(descending=True)[:10].tolist(), picked])]
         labels = [label(vocab[i]).replace("$", r"\$") for i in [*ids, *text[-12:]]]
         for at, name in zip(row, names):
             bars = at.barh(range(len(ids)), found[name][ids].tolist(), color="tab:blue")
@@ -120,7 +119,8 @@ def log_probs(model, ids):
         found.append((log_p[i].item(), 1 + (log_p > log_p[i]).sum().item()))
         return torch.tensor([i])            # whatever the model would rather have written
 
-    list(tqdm(generate(model, [ids[:1]], len(ids) - 1, pick), leave=False, disable=None))
+    list(tqdm(generate(model, [ids[:1]], len(ids) - 1, pick), total=len(ids) - 1, leave=False,
+              disable=None))
     return found
 
 

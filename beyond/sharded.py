@@ -51,13 +51,11 @@ def load_slices(optimizer, state):
 
 @torch.no_grad()
 def evaluate(model, corpus, c):
-    """train.evaluate, which deals batches out to the ranks. But all are needed to gather weights:
-    one that will have a batch less than others first takes part in a pass for nothing.
-    """
+    """train.evaluate. It may deal out a batch less to some, but gathering weights takes all."""
     T, n = model.config.context_length, len(corpus.val)
     batches = sum(1 for _ in data.every_window(corpus.val, max(1, 4096 // T), T))
     if 0 < math.ceil(batches / math.ceil(n / (c.eval_tokens or n))) % WORLD <= RANK:
-        model(torch.zeros(1, 1, dtype=torch.long, device=model.token_table.device))
+        model(torch.zeros(1, 1, dtype=torch.long, device=model.token_table.device))  # so: join in
     return train.evaluate(model, corpus, c)
 
 
@@ -88,21 +86,20 @@ def train_slices(model, corpus, folder, c, saved):
             optimizer.step()
             optimizer.zero_grad()
         took, n = time.perf_counter() - began, (step + 1) * B * T
-        history.append(dict(
-            step=step + 1, tokens=n, epoch=n / len(corpus.train), train_loss=nats, lr=lr,
-            grad_norm=norm, tokens_per_second=B * T / took,
-            seconds=took + (history[-1]["seconds"] if history else 0)))
+        measured = dict(step=step + 1, tokens=n, epoch=n / len(corpus.train), train_loss=nats,
+                        lr=lr, grad_norm=norm, tokens_per_second=B * T / took,
+                        seconds=took + (history[-1]["seconds"] if history else 0))
+        history.append(measured)
         if (step + 1) % c.eval_every == 0 or step + 1 == c.steps:
-            history[-1] |= evaluate(model, corpus, c)
+            measured |= evaluate(model, corpus, c)
             best = {"model": whole(model.state_dict()), "step": step + 1}
             last = {"optimizers": [whole(o.state_dict()) for o in optimizers], "history": history}
             if RANK == 0:
-                val_loss = history[-1]["val_loss"]
-                tqdm.write(f"step {step + 1:7,}   train loss {nats:.3f}   val loss {val_loss:.3f}")
-                if val_loss == min(m["val_loss"] for m in history if "val_loss" in m):
+                if measured["val_loss"] == min(m["val_loss"] for m in history if "val_loss" in m):
                     write_whole(folder / "best.pt", lambda path: torch.save(best, path))
                 write_whole(folder / "last.pt", lambda path: torch.save(best | last, path))
-                lines = "".join(json.dumps(measured) + "\n" for measured in history)
+                tqdm.write(f"step {step + 1:,}: {nats:.3f}, validation {measured['val_loss']:.3f}")
+                lines = "".join(json.dumps(m) + "\n" for m in history)
                 write_whole(folder / "metrics.jsonl", lambda path: path.write_text(lines))
                 train.draw_curve(folder, history)
 
@@ -125,10 +122,9 @@ def main():
         start = folder / "last.pt" if options.resume else (
             options.init and find_run(options.init) / "best.pt")
         saved = load_weights(model, start) if start else {}
-        if c.batch_size % (c.accumulate * WORLD) or (
-                min(len(corpus.train), len(corpus.val)) <= model.config.context_length):
-            raise ValueError("--batch-size must be a multiple of --accumulate times the ranks, and "
-                             "--context-length shorter than either split")
+        if c.batch_size % (c.accumulate * WORLD) or len(corpus.val) <= model.config.context_length:
+            raise ValueError("--batch-size must be a multiple of --accumulate times ranks, and a "
+                             "split longer than --context-length")
         if c.compile:
             model.compile()
         for module in (*model.blocks, model):   # what is gathered together: a block; all the rest

@@ -1,4 +1,4 @@
-"""The house: six files that import only what was read before them, and beyond/, which may burn down."""
+"""The house: six files that import only what comes before them, and beyond/, which may go away."""
 import ast
 import os
 import shutil
@@ -7,65 +7,64 @@ import sys
 
 import pytest
 
-from conftest import ROOT, SMALL, TEXT
+from conftest import ROOT, SMALL
 
 ROAD = ["tokenizer", "data", "model", "sample", "train", "eval"]        # in reading order
-MAY_IMPORT = {name: set(ROAD[:i]) for i, name in enumerate(ROAD)} | {
-    "model": set(), "eval": set(ROAD) - {"train", "eval"}}
-CHAPTERS = {path.stem for path in ROOT.glob("beyond/*.py")}
-FILES = [*ROOT.glob("*.py"), *ROOT.glob("beyond/*.py")]
-TESTS = [ROOT / "tests/conftest.py", *ROOT.glob("tests/**/test_*.py")]
-
-
-def count(paths):
-    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+CODE = [*ROOT.glob("*.py"), *ROOT.glob("beyond/*.py")]
+TESTS = [*ROOT.glob("tests/conftest.py"), *ROOT.glob("tests/**/test_*.py")]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in CODE + TESTS}
+CHAPTERS = [f"beyond.{path.stem}" for path in ROOT.glob("beyond/*.py")]
 
 
 def imports(path):
-    """What a file imports of ours, such as data or beyond.curves; all at its top, before any def."""
-    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    defs = [node.lineno for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    """What a file imports of ours, such as data or beyond.curves; first what is at its top."""
+    top, inside, tree = set(), set(), ast.parse(TEXTS[path])
     for node in ast.walk(tree):
         names = [node.module or "."] if isinstance(node, ast.ImportFrom) else [
             alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        ours = {name for name in names if name.split(".")[0] in (*ROAD, "beyond", "conftest", "")}
-        assert not ours or node in tree.body and node.lineno < min(defs), (path.name, ours)
-        assert getattr(node, "id", "") not in ("__import__", "importlib", "exec"), path.name
-        found |= ours
-    return found
+        ours = {name for name in names if name.split(".")[0] in (*ROAD, "beyond", "tests", "")}
+        first = min(n.lineno for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)))
+        (top if node in tree.body and node.lineno < first else inside).update(ours)
+    return top, inside
 
 
-def test_imports_of_the_road_go_back_in_reading_order():
+def test_imports_go_back_in_reading_order():
     assert {path.stem for path in ROOT.glob("*.py")} == set(ROAD)
-    for name in ROAD:
-        assert imports(ROOT / f"{name}.py") <= MAY_IMPORT[name], name
-
-
-def test_imports_of_chapters_and_tests():
-    for path in ROOT.glob("beyond/*.py"):
-        assert imports(path) <= {*ROAD, *(f"beyond.{name}" for name in CHAPTERS - {path.stem})}
-    for path in ROOT.glob("tests/*.py"):
-        assert not any(name.startswith("beyond") for name in imports(path)), path.name
+    may = {name: ROAD[:i] for i, name in enumerate(ROAD)} | {"model": [], "eval": ROAD[:4]}
+    for path in CODE:
+        top, inside = imports(path)
+        assert top <= set(may.get(path.stem, ROAD + CHAPTERS)) and not inside, path
+        assert "import_module" not in TEXTS[path] and "__import__" not in TEXTS[path], path
+    for path in ROOT.glob("tests/test_*.py"):
+        assert not [name for name in set.union(*imports(path)) if name[:6] == "beyond"], path
 
 
 def test_sizes():
-    lines = {path.name: count([path]) for path in ROOT.glob("*.py")}
-    assert sum(lines.values()) <= 1600 and max(lines.values()) <= 350, lines
-    assert count(TESTS) <= count(FILES)
-    long = [(path.name, line) for path in FILES for line in path.read_text(encoding="utf-8").splitlines()
-            if len(line) > 100]
-    assert not long
+    road, code, tests = ({path.name: TEXTS[path].count("\n") for path in paths}
+                         for paths in (ROOT.glob("*.py"), CODE, TESTS))
+    assert sum(road.values()) <= 1600 and max(road.values()) <= 350, road
+    assert sum(tests.values()) <= sum(code.values())
+    assert not [line for path in CODE for line in TEXTS[path].splitlines() if len(line) > 100]
 
 
 def test_each_chapter_is_listed():
-    if CHAPTERS:
-        listed = (ROOT / "beyond/README.md").read_text(encoding="utf-8")
-        assert not [name for name in CHAPTERS if name not in listed]
+    listed = (ROOT / "beyond/README.md").read_text(encoding="utf-8") if CHAPTERS else ""
+    assert not [name for name in CHAPTERS if f"({name[7:]}.py)" not in listed]
 
 
 def test_the_model_is_of_raw_tensors():
-    """nn holds weights and nothing more; PyTorch's own maths is in the fused twins alone."""
-    tree = ast.parse((ROOT / "model.py").read_text(encoding="utf-8"))
-    twins = {id(node) for part in tree.body if getattr(part, "name", "") == "fused_attention"
-             for node in ast.walk(part)}
-    ...
+    for part in ast.parse(TEXTS[ROOT / "model.py"]).body:   # ready-made maths: fused twins alone
+        fused = (getattr(part, "name", "") or ast.unparse(part)).lower().startswith("fused")
+        for x in {ast.unparse(node) for node in ast.walk(part) if isinstance(node, ast.Attribute)}:
+            ready = x.startswith(("nn.", "F.", "torch.nn")) or x.endswith(("softmax", "logsumexp"))
+            assert not ready or x in ("nn.Module", "nn.Parameter", "nn.ModuleList") or fused, x
+
+
+@pytest.mark.slow
+def test_the_road_is_whole_without_beyond(tmp_path):
+    left_out = shutil.ignore_patterns("beyond", ".*", "runs", "corpora")
+    there = shutil.copytree(ROOT, tmp_path / "gpt", ignore=left_out)
+    environment = os.environ | {"PYTHONPATH": ""}
+    for command in (["train.py", "--source", "README.md", *SMALL, "--steps", "5"], ["sample.py"],
+                    ["eval.py"], ["-m", "pytest", "-q", "-k", "imports"]):
+        subprocess.run([sys.executable, *command], cwd=there, env=environment, check=True)

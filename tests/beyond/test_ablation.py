@@ -33,9 +33,7 @@ def test_two_runs(trained, tmp_path, monkeypatch):
     config = folder / "ablation-01-no-bias/config.json"
     config.write_text(config.read_text().replace('"steps": 10', '"steps": 20'))
     said = inside("beyond.ablation", *flags, cwd=tmp_path)
-    one, other = map(curves.read_metrics, sorted(folder.iterdir()))
-    assert len(one) == len(other) == 20
-    one, other = one[-1]["val_loss"], other[-1]["val_loss"]
+    one, other = (curves.read_metrics(path)[19]["val_loss"] for path in sorted(folder.iterdir()))
     assert f"| {one:.3f} |  |" in said and f"| {other:.3f} | {other - one:+.3f} |" in said
     again = inside("beyond.ablation", *flags, cwd=tmp_path)
     assert said == "\n--- ablation-00-gpt2\n\n--- ablation-01-no-bias\n" + again
