@@ -172,9 +172,6 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
             nats += micro_loss.item() / WORLD
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip).item()
         nats, stopping = all_reduce(nats, len(stop))
-        if not math.isfinite(nats + grad_norm):
-            raise FloatingPointError(f"at step {step + 1:,} the loss is {nats}, its gradient "
-                                     f"{grad_norm}: try a smaller --learning-rate")
         lr = learning_rate(step, c)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -191,6 +188,9 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
         evaluated = (step + 1) % c.eval_every == 0 or step + 1 == c.steps
         if evaluated:
             measured |= evaluate(model)
+        if not math.isfinite(nats + grad_norm + measured.get("val_loss", 0)):
+            raise FloatingPointError(f"at step {step + 1:,} the loss is {nats}, its gradient "
+                                     f"{grad_norm}: try a smaller --learning-rate")
         history.append(measured)
         print(json.dumps(measured), file=metrics, flush=True)
         bar.update()

@@ -142,12 +142,15 @@ def leak_check(train, val, n_val):
 
 
 def texts_of(ids, tokenizer, block=1 << 20):
-    """The documents of a split, decoded one at a time; <|endoftext|> stands behind each."""
+    """The documents of a split, decoded one at a time; <|endoftext|> stands before each."""
     start = 0
     for first in range(0, len(ids), block):
         for stop in first + np.flatnonzero(ids[first:first + block] == tokenizer.eot):
-            yield tokenizer.decode(ids[start:stop].tolist())
+            if start < stop:
+                yield tokenizer.decode(ids[start:stop].tolist())
             start = stop + 1
+    if start < len(ids):
+        yield tokenizer.decode(ids[start:].tolist())
 
 
 def show_leaks(folder):

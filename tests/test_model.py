@@ -117,12 +117,11 @@ def test_raw_and_fused_are_one_model_with_the_right_gradient(arch):
 
 
 def as_transformers(gpt):
-    """The same GPT-2 in transformers: its matrices lie as ours do."""
     transformers, c = pytest.importorskip("transformers"), gpt.config
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
         vocab_size=c.vocab_size, n_positions=c.context_length, n_embd=c.n_embd, n_layer=c.n_layer,
         n_head=c.n_head, layer_norm_epsilon=c.norm_eps, bos_token_id=0, eos_token_id=None)).eval()
-    ours = [gpt.token_table, gpt.position_table]
+    ours = [gpt.token_table, gpt.position_table]        # its matrices lie as ours do
     for b in gpt.blocks:
         ours += [b.norm1.gain, b.norm1.bias, b.W_qkv, b.b_qkv, b.W_out, b.b_out,
                  b.norm2.gain, b.norm2.bias, b.W_up, b.b_up, b.W_down, b.b_down]
@@ -172,6 +171,8 @@ def test_causal_with_a_cache_or_without(arch, kernels):
         found = [gpt(piece, cache) for piece in ids.split(pieces, dim=1)]
         torch.testing.assert_close(torch.cat(found, dim=1), logits)
         assert torch.equal(cache.ids, ids)
+    gpt.blocks[1].W_qkv[:, :16] *= 3        # longer queries, which qk_norm makes as long as before
+    assert torch.isclose(gpt(ids), logits, atol=1e-3).all() == gpt.config.qk_norm
 
 
 @every_model

@@ -75,12 +75,11 @@ def test_a_cache_changes_no_text(arch, L):
 
 def test_greedy_is_transformers_and_reads_each_token_once():
     model, read = lively(**ARCHS["gpt2"] | dict(context_length=40)), []
-    greedy = picker(1, SampleConfig(temperature=0.0))
     theirs = as_transformers(model).generate(torch.tensor([[1, 2, 3]]), do_sample=False,
                                              max_new_tokens=37, pad_token_id=0)
     model.register_forward_pre_hook(lambda model, args: read.append(args[0].shape[1]))
-    assert [i for i, in generate(model, [[1, 2, 3]], 37, greedy)] == theirs[0, 3:].tolist()
-    assert read == [3] + [1] * 36
+    ours = [i for i, in generate(model, [[1, 2, 3]], 37, picker(1, SampleConfig(temperature=0.0)))]
+    assert ours == theirs[0, 3:].tolist() and read == [3] + [1] * 36
 
 
 def test_stream():
@@ -96,7 +95,6 @@ def test_stream():
 
 @pytest.fixture
 def here(trained, tmp_path, monkeypatch):
-    """The folder of a run, to be damaged."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Path("runs/first")

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 
-from conftest import ENVIRONMENT, SMALL, one_line, run
+from conftest import ENVIRONMENT, SMALL, run
 
 # So few tokens are evaluated that not every rank has a batch. No learning rate depends on --steps.
-FLAGS = [*SMALL, "--batch-size", 12, "--grad-clip", 0.5, "--eval-tokens", 600, "--warmup-steps", 1000,
-         "--learning-rate", 0.3]
+FLAGS = [*SMALL, "--batch-size", 12, "--grad-clip", 0.5, "--eval-tokens", 600,
+         "--warmup-steps", 1000, "--learning-rate", 0.3]
 
 
 def torchrun(ranks, *flags, cwd, rc=0, stop_when=None):
@@ -32,8 +32,7 @@ def torchrun(ranks, *flags, cwd, rc=0, stop_when=None):
 
 
 def curve(folder, key="train_loss"):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [m[key] for m in map(json.loads, lines) if key in m]
+    return [m[key] for m in map(json.loads, open(folder / "metrics.jsonl")) if key in m]
 
 
 @pytest.mark.slow
@@ -47,11 +46,9 @@ def test_the_same_as_one_process(optimizer, close, trained, tmp_path):
         ours, alone = tmp_path / f"runs/{ranks}", tmp_path / "runs/1"
         for key in ("train_loss", "val_loss", "val_accuracy", "grad_norm", "lr", "epoch", "tokens"):
             assert curve(ours, key) == pytest.approx(curve(alone, key), rel=close), key
-        for name in ("best.pt", "last.pt"):
-            saved, expected = (torch.load(folder / name) for folder in (ours, alone))
-            for state in saved, expected:       # without what it took in seconds
-                state.pop("history", None)
-            torch.testing.assert_close(saved, expected, atol=1e-4, rtol=1e-3)
+        saved, expected = (torch.load(folder / "last.pt") for folder in (ours, alone))
+        for key in ("model", "optimizers", "step"):
+            torch.testing.assert_close(saved[key], expected[key], atol=1e-4, rtol=1e-3)
         n = sum(x.numel() for x in saved["model"].values())
         kept = int(re.search("keeps ([0-9,]+)", said)[1].replace(",", ""))
         assert n / ranks <= kept < 1.02 * n / ranks
@@ -67,23 +64,21 @@ def test_a_run_goes_on_with_another_number_of_ranks(trained, tmp_path):
 
     flags, name = ["--source", trained / "text.txt", *FLAGS, "--steps"], "whole"
     start(0, *flags, 20)
+    whole = curve(tmp_path / "runs/whole")
     for first, then in ((2, 3), (3, 0), (0, 2)):
         name = f"{first}-{then}"
         start(first, *flags, 10)
         start(then, "--resume", "--steps", 20)
-        for key in ("train_loss", "val_loss"):
-            assert curve(tmp_path / "runs" / name, key) == pytest.approx(
-                curve(tmp_path / "runs/whole", key), rel=1e-6), name
+        assert curve(tmp_path / "runs" / name) == pytest.approx(whole, rel=1e-6), name
 
 
 @pytest.mark.slow
 def test_it_ends(trained, tmp_path):
-    """After Ctrl-C, and what was saved goes on; and at a mistake, which is said by rank 0 alone."""
+    """After Ctrl-C, and what was saved goes on; and at a mistake, before anything is on disk."""
     flags, last = ["--source", trained / "text.txt", *FLAGS], tmp_path / "runs/long/last.pt"
     torchrun(2, *flags, "--steps", 9999, "--name", "long", cwd=tmp_path, rc=1, stop_when=last)
     steps = torch.load(last)["step"]
     torchrun(2, "--name", "long", "--resume", "--steps", steps + 1, cwd=tmp_path)
     assert len(curve(last.parent)) == steps + 1
-    for wrong in (["--batch-size", 3], ["--context-length", 5000], ["--source", "nowhere"]):
-        assert torchrun(2, *flags, *wrong, cwd=tmp_path, rc=1)
-    assert "RANK expected" in one_line("beyond.sharded", cwd=tmp_path)
+    said = torchrun(2, *flags, "--batch-size", 3, "--name", "odd", cwd=tmp_path, rc=1)
+    assert "a multiple of --accumulate" in said and not last.parents[1].joinpath("odd").exists()
