@@ -54,9 +54,9 @@ class DataConfig:
 
 def add_flags(parser, *config_classes):
     """A flag for each field of config dataclasses; the comment behind the field is its help."""
-    for config_class in config_classes:
+    for config_class, code in zip(config_classes, map(inspect.getsource, config_classes)):
         for f in fields(config_class):
-            line = re.search(rf"    {f.name}: .*# (.*)", inspect.getsource(config_class))
+            line = re.search(rf"    {f.name}: .*# (.*)", code)
             other = {"choices": get_args(f.type)} if get_args(f.type) else {"type": f.type}
             kind = {bool: {"action": BooleanOptionalAction},        # --name and --no-name
                     tuple: {"nargs": "+", "metavar": "..."}}.get(f.type, other)

@@ -1,4 +1,4 @@
-"""What the tests share: a short text, two ways to run a script as a person does, one trained run."""
+"""What the tests share: a short text, ways to run a script as a person does, one trained run."""
 import contextlib
 import importlib
 import io

@@ -70,8 +70,8 @@ def test_several_runs_on_a_text_of_ones_own(trained, tmp_path):
     for row, accuracy in ((rows["runs/flat"], {}), (rows["uniform guess of 28"], dict(
             top1_accuracy=1 / 28, top5_accuracy=5 / 28))):
         assert row == pytest.approx(row | accuracy | dict(
-            loss=math.log(28), perplexity=28, bits_per_byte=bits / len(text.encode()),
-            bits_per_character=bits / len(text)))
+            text="mine.txt", loss=math.log(28), perplexity=28,
+            bits_per_byte=bits / len(text.encode()), bits_per_character=bits / len(text)))
     table = " ".join(inside("eval.py", "flat", "first", *ask, cwd=tmp_path).split())
     for name, row in rows.items():
         assert f"{name} {row['loss']:.4f} {row['perplexity']:.3f}" in table

@@ -171,7 +171,7 @@ def test_causal_with_a_cache_or_without(arch, kernels):
         found = [gpt(piece, cache) for piece in ids.split(pieces, dim=1)]
         torch.testing.assert_close(torch.cat(found, dim=1), logits)
         assert torch.equal(cache.ids, ids)
-    gpt.blocks[1].W_qkv[:, :16] *= 3        # longer queries, which qk_norm makes as long as before
+    gpt.blocks[1].W_qkv[:, :32] *= 3        # queries and keys, which qk_norm scales back
     assert torch.isclose(gpt(ids), logits, atol=1e-3).all() == gpt.config.qk_norm
 
 
