@@ -77,7 +77,7 @@ def picker(n, c):
 
     def pick(logits):
         logits = logits.cpu().double()                                      # (n, V)
-        if c.temperature == 0:
+        if c.temperature < 1e-9:
             return logits.argmax(dim=-1)                                    # (n,)
         for strategy, off in ((temperature, 1), (top_k, 0), (top_p, 1), (min_p, 0)):
             value = getattr(c, strategy.__name__)
@@ -151,7 +151,7 @@ def load_weights(model, path):
     except OSError:
         raise                       # it is not there, or may not be read: that is no damage
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        why = (str(error).splitlines() or [""])[-1].strip()
+        why = (str(error).splitlines() or [repr(error)])[-1].strip()
         raise ValueError(f"{path} is damaged, or of another model ({why:.100})") from None
     if not all(p.isfinite().all() for p in model.parameters()):
         raise ValueError(f"{path} is damaged: its weights are not finite numbers")
