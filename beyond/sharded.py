@@ -9,9 +9,8 @@ That costs messages; the loss curve stays the same.
     torchrun --standalone --nproc_per_node 2 -m beyond.sharded --name wide --n-embd 512
     torchrun --standalone --nproc_per_node 4 -m beyond.sharded --name wide --resume
 
-The flags are train.py's, and so is the run: what is saved is whole, and any number of ranks can go
-on with it, or train.py. The loop is train.py's once more, because there rank 0 saves on its own,
-and here all ranks must put the slices together.
+Flags and run are train.py's: what is saved is whole, and any number of ranks can go on with it, or
+train.py. The loop is train.py's, written again: there rank 0 saves alone, here it takes all ranks.
 """
 import json
 import math
@@ -119,12 +118,13 @@ def main():
         c = data.checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)       # each rank draws all the first weights, and keeps a slice
         model = GPT(data.checked(GPTConfig, config["model"], strict=True))
-        start = folder / "last.pt" if options.resume else (
-            options.init and find_run(options.init) / "best.pt")
-        saved = load_weights(model, start) if start else {}
-        if c.batch_size % (c.accumulate * WORLD) or len(corpus.val) <= model.config.context_length:
-            raise ValueError("--batch-size must be a multiple of --accumulate times ranks, and a "
-                             "split longer than --context-length")
+        if options.init:
+            load_weights(model, find_run(options.init) / "best.pt")
+        saved = load_weights(model, folder / "last.pt") if options.resume else {}
+        T, done = model.config.context_length, len(saved.get("history", ()))
+        if c.batch_size % (c.accumulate * WORLD) or len(corpus.val) <= T or c.steps <= done:
+            raise ValueError("--batch-size must be a multiple of --accumulate times ranks, a split "
+                             f"longer than --context-length, and --steps more than {done}")
         if c.compile:
             model.compile()
         for module in (*model.blocks, model):   # what is gathered together: a block; all the rest

@@ -178,7 +178,7 @@ def test_an_evaluation_is_capped_and_evenly_spread():
 
 def test_the_loop_trains_what_it_is_given(tmp_path, monkeypatch):
     """DDP sends once a step; last.pt is saved when it is old, best.pt at the lowest loss ever."""
-    clock, x, sent, saved = iter(range(0, 10 ** 6, 601)), torch.randn(64, 2), [], []
+    clock, x, sent, saved, drawn = iter(range(0, 10 ** 6, 601)), torch.randn(64, 2), [], [], set()
     monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(train, "write_whole", lambda path, _: saved.append(path.stem))
     monkeypatch.setattr(train, "WORLD", 2)      # of which the other rank is as one with this one
@@ -190,11 +190,12 @@ def test_the_loop_trains_what_it_is_given(tmp_path, monkeypatch):
     for c.steps in (6, 12):
         history = train.train(
             net, lambda *which: (x, x @ torch.tensor([3.0, -2.0]) + 1),
-            lambda net, x, y: ((net(x)[:, 0] - y) ** 2).mean(),
+            lambda net, x, y: drawn.add(torch.rand(1).item()) or ((net(x)[:, 0] - y) ** 2).mean(),
             lambda model: {"val_loss": next(val_losses)}, tmp_path, c, 64,
             {"history": history, "optimizers": []})
     train.dist.destroy_process_group()
-    assert len(history) == len(sent) == 12 and history[-1]["train_loss"] < history[0]["train_loss"]
+    assert len(history) == len(sent) == len(drawn) / 2 == 12    # each micro-batch its own dropout
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert " ".join(saved) == "last last best last last last best last" + 6 * " last"
 
 
@@ -215,14 +216,14 @@ def unbroken(trained, tmp_path_factory):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_to_the_same_bits(signum, trained, tmp_path, unbroken, monkeypatch):
-    plain, handler, broken = data.batch, signal.getsignal(signum), tmp_path / "runs/broken"
+    plain, before, broken = data.batch, signal.signal(signum, print), tmp_path / "runs/broken"
     monkeypatch.setattr(data, "batch", lambda tokens, B, T, seed, step, *part: (
         step == 12 and signal.raise_signal(signum), plain(tokens, B, T, seed, step, *part))[1])
     start = ["train.py", "--source", trained / "text.txt", *LONG, "--name", "broken"]
     code, stdout, stderr = call(*start, cwd=tmp_path)
+    assert signal.signal(signum, before) is print       # after the loop, Ctrl-C is not its own
     assert code == 130 and not stderr and "step 13: --name broken --resume" in stdout
     assert load(broken)["step"] == len(metrics(broken)) == 13
-    assert signal.getsignal(signum) == handler          # after the loop, Ctrl-C ends the program
     (broken / "metrics.jsonl").write_bytes(b'{"step": 1\xff\n\n')
     inside("train.py", "--resume", cwd=tmp_path)
     same_bits(broken, unbroken)
@@ -273,15 +274,14 @@ def test_resume_takes_all_but_steps_from_the_run(trained, tmp_path):
 
 def test_init_starts_from_the_weights_shape_and_tokenizer_of_a_run(trained, tmp_path):
     shutil.copytree(trained / "runs", tmp_path / "runs")
-    (tmp_path / "new.txt").write_text("Ten green öre, standing in the hall. " * 60)
     (tmp_path / "caps.txt").write_text((trained / "text.txt").read_text().upper())
-    start = "--init first --source new.txt --device cpu --steps 1 --learning-rate 0 --name".split()
+    start = "--init first --source caps.txt --device cpu --steps 1 --learning-rate 0 --name".split()
     inside("train.py", *start, "new", cwd=tmp_path)
     new, first = tmp_path / "runs/new", tmp_path / "runs/first"
     torch.testing.assert_close(load(new)["model"], load(first, "best.pt")["model"], rtol=0, atol=0)
     assert read(new / "tokenizer.json") == read(first / "tokenizer.json")
     assert read(new / "config.json")["model"] == read(first / "config.json")["model"]
-    for wrong in ("--n-embd 32", "--source caps.txt --tokenizer char"):     # 28 characters as well
+    for wrong in ("--n-embd 32", "--tokenizer char"):       # of another 28 characters
         one_line("train.py", *start, "wrong", *wrong.split(), cwd=tmp_path)
         assert not (tmp_path / "runs/wrong").exists()
 

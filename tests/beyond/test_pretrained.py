@@ -18,8 +18,6 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 V, T, CHAPTER, CACHE = 300, 24, "beyond.pretrained", SHARED / "tiktoken_cache"
 WEIGHTS, CONFIG, BIAS = "model.safetensors", "config.json", "transformer.ln_f.bias"
-SIZES = [dict(n_layer=1, n_head=1, n_embd=8, layer_norm_epsilon=0.1),
-         dict(n_layer=3, n_head=4, n_embd=64), dict(n_layer=2, n_head=6, n_embd=96, n_inner=100)]
 
 
 def loud(theirs):
@@ -54,7 +52,8 @@ def same(ours, theirs):
     assert [i for i, in written] == text.tolist()
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [dict(n_layer=3, n_head=6, n_embd=96, n_inner=100), dict(
+    n_layer=1, n_head=1, n_embd=8, layer_norm_epsilon=0.1)], ids=str)
 def test_gpt2_computes_the_same(size, tmp_path):
     theirs, _ = publish(tmp_path, **size)
     inside(CHAPTER, "theirs", cwd=tmp_path)
