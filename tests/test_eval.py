@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import inside, one_line
 from data import load_corpus
 from eval import log_probs, measure
-from sample import load_run
+from sample import load_run, read_config
 from test_model import lively
 from train import TrainConfig, evaluate
 
@@ -45,7 +45,7 @@ def test_figures_by_hand():
 def test_the_same_as_training_measured(trained):
     """On the validation split: as metrics.jsonl has it, and as evaluate() finds it on all of it."""
     row, (model, _) = rows_of(cwd=trained)["runs/first"], load_run(trained / "runs/first")
-    corpus = load_corpus(next((trained / "corpora").iterdir()))
+    corpus = load_corpus(trained / read_config(trained / "runs/first")["corpus"]["folder"])
     history = map(json.loads, (trained / "runs/first/metrics.jsonl").read_text().splitlines())
     best = min((m for m in history if "val_loss" in m), key=lambda m: m["val_loss"])
     for m in (best, evaluate(model, corpus, TrainConfig(eval_tokens=0))):
