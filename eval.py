@@ -17,20 +17,19 @@ import json
 import math
 from types import SimpleNamespace
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 import data
 from sample import find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 
 @torch.no_grad()
 def log_probs(model, ids):
     """Yield (log_p (n, V), targets (n,)) for window after window: each id but the first is a target
-    once. A window of context_length tokens begins without knowing what came before it.
-    """
+    once. A window of context_length tokens begins without knowing what came before it."""
     T, device = model.config.context_length, model.token_table.device
     B = max(1, min(4096, 2 ** 25 // model.config.vocab_size) // T)      # 128 MB of log_p
     windows = tqdm(data.every_window(ids, B, T), "evaluating", math.ceil((len(ids) - 1) / (B * T)),
@@ -51,8 +50,7 @@ def open_text(folder, file=None):
         ids, counts, file = corpus.val, corpus.meta["val"], f"validation split of {corpus.folder}"
     if len(ids) < 2:
         raise ValueError(f"{file} has {len(ids)} tokens; it takes two to predict one")
-    return SimpleNamespace(name=file, ids=ids, bytes=counts["bytes"],
-                           characters=counts["characters"])
+    return SimpleNamespace(name=file, ids=ids, **{k: counts[k] for k in ("bytes", "characters")})
 
 
 def measure(predictions, text):
@@ -78,17 +76,11 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     options = parser.parse_args()
     with clear_errors():
-        device, rows = pick_device(options.device), {}
+        device, rows = pick_device(options.device), []
         for folder in dict.fromkeys(map(find_run, options.runs or [None])):
-            model, _ = load_run(folder, device)
-            text, V = open_text(folder, options.text), model.config.vocab_size
-            bits = (len(text.ids) - 1) * math.log2(V)       # of the uniform baseline
-            rows[str(folder), text.name, bits] = measure(log_probs(model, text.ids), text)
-            rows[f"uniform guess of {V:,}", text.name, bits] = {
-                "loss": math.log(V), "perplexity": V, "bits_per_byte": bits / text.bytes,
-                "bits_per_character": bits / text.characters, "top1_accuracy": 1 / V,
-                "top5_accuracy": min(5, V) / V}
-        rows = [{"model": name, "text": text} | row for (name, text, _), row in rows.items()]
+            model, text = load_run(folder, device)[0], open_text(folder, options.text)
+            rows.append({"model": str(folder), "text": text.name}
+                        | measure(log_probs(model, text.ids), text))
         rows.sort(key=lambda row: row["bits_per_byte"])
         if not options.json:
             print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':26}   loss  perplexity"

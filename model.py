@@ -44,10 +44,7 @@ def softmax(x):
 
 
 def cross_entropy(logits, targets):
-    """The loss: the mean negative log-likelihood of the targets, -ln p(target), in nats.
-
-    logits (..., V), targets (...) of ids.
-    """
+    """The loss: the mean negative log-likelihood of the targets (...), -ln p(target), in nats."""
     x = logits - logits.max(dim=-1, keepdim=True).values        # (..., V)
     log_p = x - x.exp().sum(dim=-1, keepdim=True).log()         # (..., V), ln softmax(x)
     return -log_p.gather(-1, targets[..., None]).mean()         # ()
@@ -97,18 +94,15 @@ def rotary_table(T, D, base):
 
 def rotary(x, cos, sin):
     """Tell a vector its position by turning it (RoPE; Su et al., 2021). x is (..., T, H, D).
-
     Number i and number i + D/2 are a point (a, b) in a plane, which becomes (a cos - b sin,
-    b cos + a sin). A query turned by t times a key turned by s depends on t - s, their distance.
-    """
+    b cos + a sin). A query turned by t times a key turned by s depends on t - s, their distance."""
     partner = x.roll(x.shape[-1] // 2, dims=-1)                 # (..., T, H, D), b for a, a for b
     return x * cos + partner * sin                              # (..., T, H, D)
 
 
 def ngram_hash(ids, T, n, rows):
     """Rows of a table for the 2, 3 ... n tokens that end at each of the last T positions of ids
-    (B, S). N-grams are too many for a row each: a hash scatters those of each length over `rows`.
-    """
+    (B, S). N-grams are too many for a row each: a hash scatters each length's over `rows`."""
     ids = torch.cat([ids.new_zeros(len(ids), n - 1), ids + 1], dim=1)       # (B, n - 1 + S)
     h, found, stop = 0, [], ids.shape[1]
     for k in range(n):                                          # the token k positions back
@@ -117,22 +111,16 @@ def ngram_hash(ids, T, n, rows):
     return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1)
 
 
-def causal_mask(T, S, device=None):
-    """True where one of the last T of S positions (rows) may attend: to itself and the past."""
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)    # (T, S)
-
-
 def attention(q, k, v, p=0.0):
     """Each position takes of every value (v) as much as its query (q) matches the key (k) there.
-
     q (..., H, T, D); k, v (..., G, S, D), where T may be the last few of S positions. If G < H,
     each key and value serves H / G queries: grouped-query attention (Ainslie et al., 2023). A score
-    is a sum of D products, its deviation sqrt(D): divided by it, softmax is not all-or-nothing.
-    """
+    is a sum of D products, its deviation sqrt(D): divided by it, softmax is not all-or-nothing."""
     k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])   # (..., H, T, S)
-    mask = causal_mask(*scores.shape[-2:], q.device)            # (T, S)
-    weights = softmax(scores.masked_fill(~mask, -math.inf))     # (..., H, T, S), rows sum to 1
+    T, S = scores.shape[-2:]
+    past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)      # (T, S), or itself
+    weights = softmax(scores.masked_fill(~past, -math.inf))     # (..., H, T, S), rows sum to 1
     return dropout(weights, p) @ v                              # (..., H, T, D)
 
 
@@ -140,7 +128,7 @@ def attention(q, k, v, p=0.0):
 
 def fused_attention(q, k, v, p=0.0):
     T, S = q.shape[-2], k.shape[-2]
-    mask = causal_mask(T, S, q.device) if 1 < T < S else None   # the kernel knows the usual one
+    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T) if 1 < T < S else None
     return F.scaled_dot_product_attention(q, k, v, mask, p, is_causal=1 < T == S,
                                           enable_gqa=q.shape[-3] != k.shape[-3])
 
@@ -205,8 +193,7 @@ ARCHS = {       # GPT-2, 2019; Llama, 2023; and the default: what has proven its
     "modern": dict()}
 
 
-def weight(*shape, std=0.02):
-    """A parameter drawn from a normal distribution, as GPT-2's were."""
+def weight(*shape, std=0.02):       # drawn from a normal distribution, as GPT-2's were
     return nn.Parameter(torch.randn(*shape) * std)
 
 
@@ -226,7 +213,6 @@ class Norm(nn.Module):
 
 class Cache:
     """The KV cache: keys and values of the positions already read. For torch.no_grad() only."""
-
     def __init__(self, c, B, room, device):
         self.ids = torch.zeros(B, 0, dtype=torch.long, device=device)       # (B, S)
         self.k, self.v = torch.zeros(2, c.n_layer, B, c.n_kv_head, room, c.head_size,
@@ -241,7 +227,6 @@ class Cache:
 
 class Block(nn.Module):
     """Attention, then an MLP. Both only ever add to x, the residual stream."""
-
     def __init__(self, c):
         super().__init__()
         self.config, C = c, c.n_embd
@@ -288,7 +273,6 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """The whole model: ids (B, T) in, logits (B, T, V) out; logits[:, t] has seen ids[:, :t+1]."""
-
     def __init__(self, c):
         super().__init__()
         self.config, V, C = c, c.vocab_size, c.n_embd
@@ -309,8 +293,6 @@ class GPT(nn.Module):
         """Given a cache, ids are only what comes after the tokens that it has seen."""
         c, seen = self.config, ids if cache is None else torch.cat([cache.ids, ids], dim=1)
         S, T = seen.shape[1], ids.shape[1]                      # seen is (B, S)
-        if S > c.context_length:
-            raise ValueError(f"{S} tokens do not fit a context of {c.context_length}")
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)
         if c.ngram > 1:
             rows = ngram_hash(seen, T, c.ngram, c.ngram_rows)   # (B, T, ngram - 1)

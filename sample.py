@@ -2,35 +2,37 @@
 Sampling: a model that scores the next token becomes a writer, one token at a time.
 
 Pick a token by its score, put it at the end of the text, ask for the next scores. How to pick?
-
-    greedy           always the most probable token: safe, and soon going round in circles
-    temperature t    at random, by the model's own probabilities, after dividing the logits by t:
-                     t < 1 makes probable tokens more probable (safer), t > 1 evens them out
-    top-k            only the k most probable: the long tail of bad ideas is cut off
-    top-p            only the most probable that together have probability p: few where the model
-                     is sure, many where it is not (nucleus sampling; Holtzman et al., 2020)
-    min-p            only those at least p times as probable as the most probable (Nguyen, 2024)
+Always the most probable (greedy decoding) is safe, and soon goes round in circles. So draw one by
+the model's own probabilities, and let strategies first cut off the long tail of bad ideas.
 
     python sample.py nano --prompt "ROMEO" --temperature 0.5
 """
+import atexit
 import codecs
 import json
 import math
+import os
+import shutil
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-
-import torch
 
 import tokenizer
 from data import add_flags, checked
 from model import GPT, Cache, GPTConfig
 from tokenizer import Parser, clear_errors
 
+import torch
+
+try:
+    import fcntl
+except ImportError:     # Windows, where a run is not locked and memory not asked for
+    fcntl = None
+
 # ---- The strategies: logits (B, V) in, logits (B, V) out, -inf where a token is out.
 
 def temperature(logits, t):
-    return logits / t                                                       # (B, V)
+    return logits / t           # (B, V); below 1 what is probable gets more so, above 1 less
 
 
 def top_k(logits, k):
@@ -40,7 +42,7 @@ def top_k(logits, k):
 
 
 def top_p(logits, p):
-    """Keep the fewest of the most probable that together have probability p."""
+    """Keep the fewest of joint probability p (nucleus sampling; Holtzman et al., 2020)."""
     ordered, order = logits.sort(descending=True)                           # (B, V) each
     probabilities = torch.softmax(ordered, dim=-1)                          # (B, V)
     before = probabilities.cumsum(dim=-1) - probabilities                   # (B, V), from 0
@@ -49,7 +51,7 @@ def top_p(logits, p):
 
 
 def min_p(logits, p):
-    """Keep what is at least p times as probable as the most probable."""
+    """Keep what is at least p times as probable as the most probable (Nguyen et al., 2024)."""
     probabilities = torch.softmax(logits, dim=-1)                           # (B, V)
     least = min(p, 1) * probabilities.max(dim=-1, keepdim=True).values      # (B, 1)
     return logits.masked_fill(probabilities < least, -math.inf)             # (B, V)
@@ -70,9 +72,7 @@ class SampleConfig:
 
 def picker(n, c):
     """A function that picks the next token of each of n texts: logits (n, V) -> ids (n,).
-
-    Text i draws with a generator of its own, seeded with c.seed + i.
-    """
+    Text i draws with a generator of its own, seeded with c.seed + i."""
     generators = [torch.Generator().manual_seed(c.seed + i) for i in range(n)]
 
     def pick(logits):
@@ -90,11 +90,9 @@ def picker(n, c):
 @torch.inference_mode()
 def generate(model, prompts, n_tokens, pick):
     """Yield n_tokens lists: the next id of each of the texts that begin with prompts.
-
     prompts are lists of ids of one length. The model reads each token once, and keeps what
     attention needs of it in the KV cache. It sees a window of context_length tokens: when that is
-    full, its older half is let go, and the rest is read again at its new positions.
-    """
+    full, its older half is let go, and the rest is read again at its new positions."""
     L, device = model.config.context_length, model.token_table.device
     window, cache = torch.tensor(prompts, device=device)[:, -L:], None      # (B, T)
     for _ in range(n_tokens):
@@ -123,13 +121,28 @@ RUNS = Path("runs")     # train.py leaves a folder here for each run
 
 
 def find_run(name=None):
-    """The folder of a run: from its path, its name in runs/, or, given neither, the newest."""
-    there = sorted(RUNS.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-    for folder in (Path(name), RUNS / name) if name else [path.parent for path in there[-1:]]:
+    """The folder of a run: from its name in runs/, its path, or, given neither, the newest."""
+    there = sorted(RUNS.glob("*/*.pt"), key=lambda path: path.stat().st_mtime)
+    for folder in (RUNS / name, Path(name)) if name else [path.parent for path in there[-1:]]:
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"there is no run {name or ''} in {RUNS}/, only "
-                     f"{', '.join(p.parent.name for p in there) or 'none'}; train.py makes one")
+    others = ", ".join(dict.fromkeys(path.parent.name for path in there)) or "none"
+    raise ValueError(f"there is no run {name or 'yet'} in {RUNS}/, only {others}")
+
+
+def lock(folder):
+    """Until this process ends, no other may write to this run; which goes if nothing is saved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)     # never closed: it ends with us
+    try:
+        fcntl and fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(file, 20).decode().strip()
+        raise ValueError(f"{folder} is being trained by process {holder}") from None
+    atexit.register(lambda f=folder.absolute(): (f / "last.pt").exists() or shutil.rmtree(f, True))
+    os.write(file, f"{os.getpid():<20}".encode())
+    for half_written in folder.glob("*.unfinished"):
+        half_written.unlink()
 
 
 def read_config(folder):
@@ -137,9 +150,23 @@ def read_config(folder):
     path = Path(folder) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        Path(config["corpus"]["folder"])
         return {part: dict(config[part]) for part in ("data", "model", "train", "corpus")}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not hold the settings of a run ({error!r:.80})") from None
+
+
+def make_model(settings, B=0):
+    """A GPT; raises ValueError if, with what it keeps to learn from B texts, memory lacks room."""
+    c = checked(GPTConfig, settings, strict=True)
+    C, T, V = c.n_embd, c.context_length, c.vocab_size
+    weights = C * (V + (c.ngram - 1) * c.ngram_rows + c.n_layer * 2 * (C + c.mlp_width))
+    numbers = weights * (3 if B else 1) + T * c.head_size + B * T * (c.n_layer * C + V)   # or more
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if fcntl else math.inf
+    if 4 * numbers > there:
+        raise ValueError(f"this model would take more than {4e-9 * numbers:,.0f} GB of memory, and "
+                         f"there are {1e-9 * there:.0f}: make it or its batch smaller")
+    return GPT(c)
 
 
 def load_weights(model, path):
@@ -151,8 +178,7 @@ def load_weights(model, path):
     except OSError:
         raise                       # it is not there, or may not be read: that is no damage
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        why = (str(error).splitlines() or [repr(error)])[-1].strip()
-        raise ValueError(f"{path} is damaged, or of another model ({why:.100})") from None
+        raise ValueError(f"{path} is damaged, or of another model ({error!r:.150})") from None
     if not all(p.isfinite().all() for p in model.parameters()):
         raise ValueError(f"{path} is damaged: its weights are not finite numbers")
     return saved
@@ -160,20 +186,19 @@ def load_weights(model, path):
 
 def load_run(folder, device="cpu"):
     """The best model of a run (the last, if none was evaluated yet) and its tokenizer."""
-    file = Path(folder) / "tokenizer.json"
-    model = GPT(checked(GPTConfig, read_config(folder)["model"], strict=True))
+    model = make_model(read_config(folder)["model"])
     load_weights(model, Path(folder) / "best.pt")
-    found = tokenizer.load(file)
+    found = tokenizer.load(Path(folder) / "tokenizer.json")
     if found.vocab_size != model.config.vocab_size:
-        raise ValueError(f"{file} has {found.vocab_size:,} tokens, and the model another number")
+        raise ValueError(f"{folder}/tokenizer.json has {found.vocab_size:,} tokens, its model not")
     return model.to(device).eval(), found
 
 
 def pick_device(name):
     """auto takes the best there is: an NVIDIA GPU, an Apple GPU, the CPU."""
     best = str(torch.accelerator.current_accelerator(True) or "cpu")
-    if name not in ("auto", "cpu", best):
-        raise ValueError(f"there is no device {name!r} here; choose auto, cpu or {best}")
+    if name not in (here := dict.fromkeys(("auto", "cpu", best))):
+        raise ValueError(f"there is no device {name!r} here; choose {', '.join(here)}")
     return best if name == "auto" else name
 
 

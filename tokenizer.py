@@ -31,10 +31,8 @@ EOT = "<|endoftext|>"       # the token before each document
 
 
 class Tokenizer:
-    """A tokenizer has a kind, vocab, the bytes of each id, and eot, the id of <|endoftext|>.
-
-    Text is only ever text: if somebody types "<|endoftext|>", encode does not make it that token.
-    """
+    """A tokenizer has a kind, vocab (the bytes of each id) and eot (the id of <|endoftext|>). Text
+    is only ever text: who types "<|endoftext|>" does not get that token."""
     vocab_size = property(lambda self: len(self.vocab))
 
     def decode(self, ids):
@@ -44,7 +42,7 @@ class Tokenizer:
     def save(self, path):
         """As JSON, where a byte of a byte pair is its character of Latin-1: "é" is "Ã©"."""
         text = json.dumps({"kind": self.kind, **self.saved}, ensure_ascii=False, indent=1)
-        write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_whole(path, lambda file: file.write(text.encode()))
 
 
 # A word is letters, with their accents and with apostrophes inside (aujourd'hui, o'er); or digits;
@@ -98,11 +96,9 @@ def merge(ids, pair, new):
 
 def learn_merges(word_counts):
     """Yield the most frequent pair of ids and how often it occurs, merged everywhere; repeat.
-
     word_counts maps each word to how often it occurs. Ids below 256 are bytes, a merge makes the
     next id. Of equally frequent pairs the older is taken. A merge changes few words: so keep for
-    each pair the words it is in, correct the counts of those, and let a heap find the maximum.
-    """
+    each pair the words it is in, correct the counts of those, and let a heap find the maximum."""
     words = [list(word.encode()) for word in word_counts]
     times = list(word_counts.values())
     count, words_with = Counter(), defaultdict(set)
@@ -152,7 +148,6 @@ def chunks(text, size=1 << 16):
 
 class BPETokenizer(Tokenizer):
     """vocab lists the tokens in the order in which they were learned: an id is also a rank."""
-
     def __init__(self, vocab, pattern=GPT2_PATTERN, kind="bpe"):
         self.vocab, self.pattern, self.kind = vocab, pattern, kind
         self.saved = {"pattern": pattern, "vocab": [token.decode("latin-1") for token in vocab]}
@@ -181,8 +176,7 @@ class BPETokenizer(Tokenizer):
         try:
             theirs = tiktoken.get_encoding(name)
         except OSError:
-            raise ValueError(f"{name} cannot be downloaded: without a network, TIKTOKEN_CACHE_DIR "
-                             "must name a folder that has it") from None
+            raise ValueError(f"{name} cannot be downloaded; set TIKTOKEN_CACHE_DIR?") from None
         vocab = [b""] * theirs.n_vocab                      # some ids stand for nothing
         for token in (*theirs.token_byte_values(), EOT.encode()):
             vocab[theirs.encode_single_token(token)] = token
@@ -214,6 +208,8 @@ PUBLISHED = ("gpt2", "cl100k_base", "o200k_base")
 
 def build(name, texts=(), vocab_size=0):
     """A tokenizer: learned from the texts, or a published one, or loaded from a tokenizer.json."""
+    if vocab_size and name not in LEARNED:
+        raise ValueError(f"vocab_size is for {', '.join(LEARNED)}; {name} has its own")
     if name in LEARNED:
         kind, usual_size = LEARNED[name]
         return kind.train(texts, vocab_size or usual_size)
@@ -241,26 +237,33 @@ def load(path):
 # ---- What the other files use, too: a file that is whole or not there, and the terminal.
 
 def write_whole(path, write):
-    """Call write(aside) on a temporary path, then rename it: nobody ever reads half a file."""
+    """Call write(file) on a temporary file, then rename it: nobody ever reads half a file."""
     path = Path(path)
     aside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        write(aside)
+        with open(aside, "wb") as file:
+            write(file)
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:        # torch.save reports a full disk as the latter
-        raise OSError(f"{path} could not be written ({error}); what was there is whole") from None
+    except (OSError, RuntimeError) as error:        # torch.save hides a full disk in the latter
+        why = error.__context__ or error
+        raise OSError(f"{path} could not be written ({why}); what was there is whole") from None
     finally:
         aside.unlink(missing_ok=True)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
-
     def __init__(self, description):
         super().__init__(None, "%(prog)s [...]", description, allow_abbrev=False)
+        if sys.stdout:          # what its encoding lacks is shown as a ?
+            sys.stdout.reconfigure(errors="replace", line_buffering=True)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists every flag)\n")
+
+
+# Ctrl-C ends in no traceback: not even while torch is imported, so that others import this first.
+sys.excepthook = lambda kind, *error: kind is KeyboardInterrupt or sys.__excepthook__(kind, *error)
 
 
 @contextlib.contextmanager
@@ -269,12 +272,11 @@ def clear_errors(kinds=(ValueError, OSError)):
     try:
         yield
     except BrokenPipeError:     # "| head" has read enough
-        os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
     except kinds as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def visible(token):
@@ -290,6 +292,8 @@ def main():
     parser.add_argument("--merges", type=int, default=0, help="show the first merges of byte pairs")
     options = parser.parse_args()
     with clear_errors():
+        if not 0 <= options.merges <= 10_000:
+            raise ValueError("--merges shows 0 to 10,000 merges")
         corpus = [Path(options.file).read_text(encoding="utf-8")]
         merges = [("bpe", 258 + n) for n in range(options.merges)]
         for name, vocab_size in [*merges, ("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:

@@ -17,6 +17,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -24,18 +25,18 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Literal
 
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-
 import data
 import tokenizer
 from data import DataConfig, checked
-from model import ARCHS, GPT, GPTConfig
-from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, pick_device, read_config,
-                    write)
+from model import ARCHS, GPTConfig
+from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, lock, make_model,
+                    pick_device, read_config, write)
 from tokenizer import Parser, clear_errors, write_whole
+
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
 
 @dataclass
@@ -78,8 +79,7 @@ def learning_rate(step, c):
 class Muon(torch.optim.Optimizer):
     """A matrix moves along the matrix nearest to its gradient that stretches no direction more than
     another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(n)
-    makes steps as long as AdamW's (Liu et al., 2025).
-    """
+    makes steps as long as AdamW's (Liu et al., 2025)."""
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
@@ -139,11 +139,9 @@ def evaluate(model, corpus, c):
 
 def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
     """Train until c.steps or Ctrl-C, and keep the run's folder up to date.
-
     net is the model, or DDP around it. batch(step, part, parts) gives the tensors of one of the
     equal parts of a step's batch, loss(net, *tensors) their mean loss in nats, evaluate(model) a
-    dict that has val_loss. saved is last.pt, to go on from. Returns what was measured at each step.
-    """
+    dict with val_loss. saved is last.pt, to go on from. Returns what was measured at each step."""
     model = net.module if WORLD > 1 else net
     device, parts = next(model.parameters()).device, c.accumulate * WORLD
     optimizers, history = make_optimizers(model, c), saved["history"] if saved else []
@@ -157,7 +155,7 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
                 for number in (signal.SIGINT, signal.SIGTERM)}              # loop looks at stop
     bar = tqdm(total=c.steps, initial=len(history), leave=False, disable=True if RANK else None)
     if RANK == 0:
-        tqdm.write("   step   epoch  train loss  val loss  bits/byte        lr  tokens/s  seconds")
+        tqdm.write("   step   epoch  train loss   val loss  bits/byte        lr  tokens/s  seconds")
     for step in range(len(history), c.steps):
         began, nats = time.perf_counter(), 0.0
         for a in range(c.accumulate):
@@ -194,20 +192,17 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
         history.append(measured)
         print(json.dumps(measured), file=metrics, flush=True)
         bar.update()
-        if RANK == 0 and (evaluated or step == 0):
-            val = (f"{measured[key]:.3f}" if key in measured else "" for key in
-                   ("val_loss", "val_bits_per_byte"))
-            tqdm.write("{:7,}{:8.2f}{:12.3f}{:>10}{:>11}{:10.1e}{:10,.0f}{:9.1f}".format(
-                step + 1, measured["epoch"], nats, *val, lr, n / took, measured["seconds"]))
-        content = {"model": model.state_dict(), "step": step + 1}
-        if RANK == 0 and evaluated and measured["val_loss"] == min(
-                m["val_loss"] for m in history if "val_loss" in m):
-            write_whole(folder / "best.pt", lambda path: torch.save(content, path))
-        if RANK == 0 and (evaluated or stopping or time.monotonic() - saved_at > 600):
+        if RANK == 0 and (evaluated or stopping or step == 0 or time.monotonic() - saved_at > 600):
+            saved_at, content = time.monotonic(), {"model": model.state_dict(), "step": step + 1}
+            if measured.get("val_loss") == min(m.get("val_loss", math.inf) for m in history):
+                write_whole(folder / "best.pt", lambda file: torch.save(content, file))
             content |= {"optimizers": [o.state_dict() for o in optimizers], "history": history}
-            write_whole(folder / "last.pt", lambda path: torch.save(content, path))
+            write_whole(folder / "last.pt", lambda file: torch.save(content, file))
+            keys = [key for key in ("val_loss", "val_bits_per_byte") if key in measured]
+            val = "".join(f"{measured[key]:11.3f}" for key in keys)
+            tqdm.write(f"{step + 1:7,}{measured['epoch']:8.2f}{nats:12.3f}{val:22}{lr:10.1e}"
+                       f"{n / took:10,.0f}{measured['seconds']:9.1f}")
             draw_curve(folder, history)
-            saved_at = time.monotonic()
         if stopping:
             break
     bar.close()
@@ -218,20 +213,15 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
 
 def draw_curve(folder, history):
     """The loss of each step's batch, pale, and that of the validation split, into loss.png."""
-    import matplotlib
-    matplotlib.use("Agg")       # draw into files; no window needed
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for key, label, style in (("train_loss", "training batches", dict(alpha=0.4, linewidth=0.8)),
-                              ("val_loss", "validation split", dict(marker="o", linewidth=2))):
-        measured = [m for m in history if key in m]
-        axes.plot([m["step"] for m in measured], [m[key] for m in measured], label=label, **style)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for key, style in (("train_loss", {"alpha": 0.4}), ("val_loss", {"marker": "o"})):
+        points = [(m["step"], m[key]) for m in history if key in m]
+        axes.plot(*zip(*points), label=key, **style)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    write_whole(folder / "loss.png", lambda path: figure.savefig(path, dpi=120, format="png"))
-    pyplot.close(figure)
+    write_whole(folder / "loss.png", lambda file: figure.savefig(file, dpi=120, format="png"))
 
 
 @dataclass
@@ -269,9 +259,11 @@ def start_run(options, given):
 
 def resume_run(options, given):
     """The folder and config of a run that goes on. All is as it was, but for --steps."""
-    if others := given.keys() - {"resume", "name", "steps", "device"}:
-        raise ValueError(f"--resume lets only --steps change: leave out {', '.join(others)}")
     folder = find_run(options.name)
+    if not (folder / "last.pt").exists():
+        raise ValueError(f"{folder} has no last.pt to go on from: it ended before its first step, "
+                         "or was imported, and then --init takes it")
+    lock(folder)
     config = read_config(folder)
     config["train"]["steps"] = given.get("steps", config["train"]["steps"])
     return folder, config
@@ -284,6 +276,10 @@ def main():
     others_errors = (RuntimeError,) if RANK else ()         # where rank 0 has gone, it has said why
     with clear_errors((ValueError, OSError, *others_errors)):
         options = checked(Options, given)
+        for flag, others in (("resume", given.keys() - {"resume", "name", "steps", "device"}),
+                             ("data", {"source", "tokenizer", "vocab_size"}), ("init", {"arch"})):
+            if getattr(options, flag) and (others := given.keys() & others):
+                raise ValueError(f"--{flag} decides on that: leave out {', '.join(others)}")
         device, run = pick_device(options.device), [None]
         if WORLD > 1:
             if device == "cuda":
@@ -297,9 +293,11 @@ def main():
         corpus = data.load_corpus(config["corpus"]["folder"])
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
-        model = GPT(checked(GPTConfig, config["model"], strict=True))
+        model = make_model(config["model"], max(1, c.batch_size // c.accumulate // WORLD))
         if options.resume:
             saved = load_weights(model, folder / "last.pt")
+            if not saved.keys() >= {"optimizers", "history"}:
+                raise ValueError(f"{folder / 'last.pt'} has weights alone, as best.pt has")
         elif options.init:
             load_weights(model, find_run(options.init) / "best.pt")
         B, T, n = c.batch_size, model.config.context_length, len(corpus.train)
@@ -309,39 +307,38 @@ def main():
             raise ValueError(f"a split of {corpus.folder} is no longer than --context-length {T}")
         if saved and len(saved["history"]) >= c.steps:
             raise ValueError(f"{folder} has done its {c.steps:,} steps: more --steps go on")
-        if RANK == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            corpus.tokenizer.save(folder / "tokenizer.json")
-            text = json.dumps(config, indent=1)
-            write_whole(folder / "config.json", lambda path: path.write_text(text))
+        if RANK == 0 and not options.resume:
+            lock(folder)
 
-    net = model.to(device)
+    net, V = model.to(device), model.config.vocab_size
     if c.compile:
         net.compile()
     if WORLD > 1:
-        net = DistributedDataParallel(net, gradient_as_bucket_view=True)
-    if RANK == 0:
-        V, n_parameters = model.config.vocab_size, sum(p.numel() for p in model.parameters())
-        print(f"run      {folder}, {WORLD} x {device}\n"
-              f"corpus   {corpus.folder}: {n:,} tokens, {len(corpus.val):,} held out\n"
-              f"steps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n:.2f} epochs\n"
-              f"model    {n_parameters:,} parameters; a uniform guess has a loss of ln({V}) = "
-              f"{math.log(V):.3f}\n")
-    with clear_errors((OSError, FloatingPointError, *others_errors)):
+        net = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True)
+    with clear_errors((OSError, FloatingPointError, torch.OutOfMemoryError, *others_errors)):
+        if RANK == 0:
+            corpus.tokenizer.save(folder / "tokenizer.json")
+            text, numbers = json.dumps(config, indent=1), sum(p.numel() for p in net.parameters())
+            write_whole(folder / "config.json", lambda file: file.write(text.encode()))
+            print(f"run      {folder}, {WORLD} x {device}\n"
+                  f"corpus   {corpus.folder}: {n:,} tokens, {len(corpus.val):,} held out\n"
+                  f"steps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n:.2f} epochs\n"
+                  f"model    {numbers:,} parameters; a uniform guess has a loss of ln({V}) = "
+                  f"{math.log(V):.3f}\n")
         history = train(net, lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
                         lambda net, ids, y: model.config.ops.cross_entropy(net(ids), y),
                         lambda model: evaluate(model, corpus, c), folder, c, n, saved)
-    if WORLD > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-    if RANK == 0 and len(history) < c.steps:
-        print(f"stopped after step {len(history):,}: --name {folder.name} --resume goes on")
-    elif RANK == 0:
-        print(f"\nThe model of {folder / 'best.pt'}, the lowest validation loss, writes:\n")
-        write(*load_run(folder, device), SampleConfig(tokens=120))
-        print(f"\nIts curve is {folder / 'loss.png'}. Go on: python sample.py {folder.name}, or "
-              f"python eval.py {folder.name}, or python train.py --n-layer 1 --name shallow")
-    sys.stdout.flush()
+        if WORLD > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+        name = shlex.quote(folder.name)
+        if RANK == 0 and len(history) < c.steps:
+            print(f"stopped after step {len(history):,}: --name {name} --resume goes on")
+        elif RANK == 0:
+            print(f"\nThe model of {folder / 'best.pt'}, the lowest validation loss, writes:\n")
+            write(*load_run(folder, device), SampleConfig(tokens=120))
+            print(f"\nIts curve is {folder / 'loss.png'}. Go on: python sample.py {name}, or "
+                  f"python eval.py {name}, or python train.py --n-layer 1 --name shallow")
     code = 0 if len(history) == c.steps else 130
     os._exit(code) if WORLD > 1 else sys.exit(code)     # gloo's threads may keep Python from ending
 

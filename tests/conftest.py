@@ -62,7 +62,8 @@ def call(script, *arguments, cwd):
 
     its exit code, its stdout and its stderr.
     """
-    stdout, stderr, argv, here = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
+    stdout, stderr = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    argv, here = sys.argv, Path.cwd()
     sys.argv = [script, *map(str, arguments)]
     os.chdir(cwd)
     try:
@@ -70,10 +71,11 @@ def call(script, *arguments, cwd):
               pytest.raises(SystemExit) as stopped):
             importlib.import_module(script.removesuffix(".py")).main()
             sys.exit(0)
+        stdout.flush()
     finally:
         os.chdir(here)
         sys.argv = argv
-    return stopped.value.code or 0, stdout.getvalue(), stderr.getvalue()
+    return stopped.value.code or 0, stdout.buffer.getvalue().decode(), stderr.getvalue()
 
 
 def inside(script, *arguments, cwd):

@@ -55,7 +55,7 @@ def test_the_same_as_training_measured(trained):
 
 
 def test_several_runs_on_a_text_of_ones_own(trained, tmp_path):
-    """Sorted, each as if alone; a model whose logits are all 0 is as good as a uniform guess."""
+    """Sorted, each as if alone; a model whose logits are all 0 makes a uniform guess."""
     for name in ("first", "flat"):
         shutil.copytree(trained / "runs/first", tmp_path / "runs" / name)
     saved = torch.load(tmp_path / "runs/flat/best.pt")["model"] | {"W_vocab": torch.zeros(16, 28)}
@@ -67,11 +67,9 @@ def test_several_runs_on_a_text_of_ones_own(trained, tmp_path):
     assert bits == sorted(bits) and rows["runs/first"] == rows_of(
         "first", *ask, cwd=tmp_path)["runs/first"]
     bits = (len(text) - 1) * math.log2(28)
-    for row, accuracy in ((rows["runs/flat"], {}), (rows["uniform guess of 28"], dict(
-            top1_accuracy=1 / 28, top5_accuracy=5 / 28))):
-        assert row == pytest.approx(row | accuracy | dict(
-            text="mine.txt", loss=math.log(28), perplexity=28,
-            bits_per_byte=bits / len(text.encode()), bits_per_character=bits / len(text)))
+    assert rows["runs/flat"] == pytest.approx(rows["runs/flat"] | dict(
+        text="mine.txt", loss=math.log(28), perplexity=28,
+        bits_per_byte=bits / len(text.encode()), bits_per_character=bits / len(text)))
     table = " ".join(inside("eval.py", "flat", "first", *ask, cwd=tmp_path).split())
     for name, row in rows.items():
         assert f"{name} {row['loss']:.4f} {row['perplexity']:.3f}" in table

@@ -150,18 +150,16 @@ def test_the_script_and_what_it_says_of_mistakes(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=says):
             tk.build(name, ["to be"], size)
     assert "none.txt" in one_line("tokenizer.py", "--file", "none.txt", cwd=tmp_path)
-    with pytest.raises(SystemExit, match="130"), tk.clear_errors():
-        raise KeyboardInterrupt                             # Ctrl-C
 
 
 @pytest.mark.parametrize("error", [OSError("full"), RuntimeError("full"), KeyboardInterrupt()])
 def test_the_old_file_stays_when_writing_fails(tmp_path, error):
-    def fail(aside):
-        aside.write_text("half")
+    def fail(file):
+        file.write(b"half")
         raise error
 
     path = tmp_path / "a.txt"
-    tk.write_whole(path, lambda aside: aside.write_text("old"))
+    tk.write_whole(path, lambda file: file.write(b"old"))
     with pytest.raises((KeyboardInterrupt, OSError)):
         tk.write_whole(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]

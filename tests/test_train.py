@@ -181,7 +181,8 @@ def test_the_loop_trains_what_it_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "write_whole", lambda path, _: saved.append(path.stem))
     monkeypatch.setattr(train, "WORLD", 2)      # of which the other rank is as one with this one
     train.dist.init_process_group("gloo", "file://" + str(tmp_path / "store"), rank=0, world_size=1)
-    val_losses, net = iter([3, 1, 2, 1.5]), train.DistributedDataParallel(torch.nn.Linear(2, 1))
+    val_losses, net = iter([3, 1, 2, 1.5]), torch.nn.Linear(2, 1)
+    net = torch.nn.parallel.DistributedDataParallel(net)
     net.register_comm_hook(sent, lambda sent, bucket: (
         sent.append(1), torch.futures.collect_all([]).then(lambda _: bucket.buffer()))[1])
     history, c = [], TrainConfig(accumulate=2, learning_rate=0.2, warmup_steps=5, eval_every=3)
@@ -286,7 +287,7 @@ def test_init_starts_from_the_weights_shape_and_tokenizer_of_a_run(trained, tmp_
 
 
 @pytest.mark.parametrize("flags", [
-    "--source nowhere", "--source empty", "--source short", "--data gone", "--preset nanoo",
+    "--source nowhere", "--source empty", "--source short", "--preset nanoo",
     "--arch bert", "--n-layers 7", "--n-embd 17", "--steps 0", "--steps many", f"--seed {2 ** 64}",
     "--accumulate 2 --batch-size 5", "--learning-rate nan", "--dropout 1", "--tokenizer bbpe",
     "--device tpu", "--init nobody"])
