@@ -28,10 +28,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 import data
 from tokenizer import Parser, clear_errors, write_whole
+
+from tqdm import tqdm
 
 
 @dataclass
@@ -185,24 +185,30 @@ def save(documents, source, folder=None, show=False):
     if not first:
         raise ValueError(f"there is no text in {', '.join(source)}")
 
-    def write(aside):
-        with open(aside, "w", encoding="utf-8", newline="\n") as file:
-            for name, text in chain(first, documents):
-                if show:
-                    tqdm.write(f"{len(text):10,} characters  {name}: {text[:60]!r}")
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-                counts.update(documents=1, characters=len(text), undecodable=text.count(NO_TEXT))
+    def write(file):
+        for name, text in chain(first, documents):
+            if show:
+                tqdm.write(f"{len(text):10,} characters  {name}: {text[:60]!r}")
+            file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+            counts.update(documents=1, characters=len(text), undecodable=text.count(NO_TEXT))
 
-    if folder:
+    if folder is None:
+        with open(os.devnull, "wb") as file:
+            write(file)
+    else:
         path = Path(folder, "documents.jsonl")
         real = Path(os.path.realpath(path))
         taken = map(os.path.realpath, (*find(source), *filter(os.path.isdir, source)))
-        if {real, *real.parents} & set(map(Path, taken)):
+        if {real, *real.parents} & set(map(Path, taken)) or not folder:
             raise ValueError(f"{path} would be one of the sources: name another folder with -o")
+        made = [p for p in path.parents if not p.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, write)
-    else:
-        write(os.devnull)
+        try:
+            write_whole(path, write)
+        except BaseException:       # of a source that is refused later on, no folder stays
+            for empty in made:
+                empty.rmdir()
+            raise
     return (", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
             + (f", written to {path}" if folder else "; -o DIR writes them"))
 

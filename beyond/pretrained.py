@@ -17,16 +17,17 @@ Models are Unsupervised Multitask Learners (GPT-2; Radford et al., 2019).
 import contextlib
 import json
 import os
+import shlex
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from data import DataConfig, checked
 from model import ARCHS, GPT, GPTConfig
 from sample import RUNS
 from tokenizer import EOT, BPETokenizer, Parser, clear_errors, write_whole
+
+import torch
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
@@ -163,17 +164,17 @@ def main():
             tokenizer.save(aside / "tokenizer.json")
             (aside / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
             write_whole(aside / "best.pt",
-                        lambda path: torch.save({"model": weights, "step": 0}, path))
+                        lambda file: torch.save({"model": weights, "step": 0}, file))
             os.rename(aside, folder)            # it appears only when it is whole
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    print(f"{'in model.safetensors':28}{'here':20}{'shape':>14}")
-    for theirs, ours in our_names(1).items():
-        print(f"{theirs:28}{ours:20}{str(tuple(weights[ours].shape)):>14}")
-    n = sum(x.numel() for x in weights.values())
-    print(f"and so on, {config.n_layer} blocks: {n:,} parameters, in {folder}. Go on:\n"
-          f"    python sample.py {folder} --prompt TEXT\n    python eval.py {folder} --text FILE\n"
-          f"    python train.py --init {folder} --source FILE --learning-rate 1e-4")
+        print(f"{'in model.safetensors':28}{'here':20}{'shape':>14}")
+        for theirs, ours in our_names(1).items():
+            print(f"{theirs:28}{ours:20}{str(tuple(weights[ours].shape)):>14}")
+        run, n = shlex.quote(str(folder)), sum(x.numel() for x in weights.values())
+        print(f"and so on, {config.n_layer} blocks: {n:,} parameters, in {folder}. Go on:\n"
+              f"    python sample.py {run} --prompt TEXT\n    python eval.py {run} --text FILE\n"
+              f"    python train.py --init {run} --source FILE --learning-rate 1e-4")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ import os
 import sys
 import time
 
+import data
+import train
+from model import GPT, GPTConfig
+from sample import find_run, load_weights, lock, pick_device
+from tokenizer import Parser, clear_errors, write_whole
+from train import RANK, WORLD, TrainConfig
+
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
-
-import data
-import train
-from model import GPT, GPTConfig
-from sample import find_run, load_weights, pick_device
-from tokenizer import Parser, clear_errors, write_whole
-from train import RANK, WORLD, TrainConfig
 
 
 def whole(x):
@@ -95,11 +95,11 @@ def train_slices(model, corpus, folder, c, saved):
             last = {"optimizers": [whole(o.state_dict()) for o in optimizers], "history": history}
             if RANK == 0:
                 if measured["val_loss"] == min(m["val_loss"] for m in history if "val_loss" in m):
-                    write_whole(folder / "best.pt", lambda path: torch.save(best, path))
-                write_whole(folder / "last.pt", lambda path: torch.save(best | last, path))
+                    write_whole(folder / "best.pt", lambda file: torch.save(best, file))
+                write_whole(folder / "last.pt", lambda file: torch.save(best | last, file))
                 tqdm.write(f"step {step + 1:,}: {nats:.3f}, validation {measured['val_loss']:.3f}")
-                lines = "".join(json.dumps(m) + "\n" for m in history)
-                write_whole(folder / "metrics.jsonl", lambda path: path.write_text(lines))
+                lines = "".join(json.dumps(m) + "\n" for m in history).encode()
+                write_whole(folder / "metrics.jsonl", lambda file: file.write(lines))
                 train.draw_curve(folder, history)
 
 
@@ -109,6 +109,8 @@ def main():
     given = vars(parser.parse_args())
     with clear_errors((ValueError, OSError, FloatingPointError, *(RuntimeError,) * (RANK > 0))):
         options, run = data.checked(train.Options, given), [None]
+        if "RANK" not in os.environ:
+            raise ValueError("it takes torchrun, even for one rank: torchrun -m beyond.sharded")
         mesh = dist.init_device_mesh(pick_device(options.device), (WORLD,))     # the ranks meet
         if RANK == 0:
             run = [(train.resume_run if options.resume else train.start_run)(options, given)]
@@ -121,6 +123,8 @@ def main():
         if options.init:
             load_weights(model, find_run(options.init) / "best.pt")
         saved = load_weights(model, folder / "last.pt") if options.resume else {}
+        if options.resume and not saved.keys() >= {"optimizers", "history"}:
+            raise ValueError(f"{folder / 'last.pt'} has weights alone, as best.pt has")
         T, done = model.config.context_length, len(saved.get("history", ()))
         if c.batch_size % (c.accumulate * WORLD) or len(corpus.val) <= T or c.steps <= done:
             raise ValueError("--batch-size must be a multiple of --accumulate times ranks, a split "
@@ -130,10 +134,11 @@ def main():
         for module in (*model.blocks, model):   # what is gathered together: a block; all the rest
             fully_shard(module, mesh=mesh)
         if RANK == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not options.resume:
+                lock(folder)
             corpus.tokenizer.save(folder / "tokenizer.json")
-            config = json.dumps(config, indent=1)
-            write_whole(folder / "config.json", lambda path: path.write_text(config))
+            config = json.dumps(config, indent=1).encode()
+            write_whole(folder / "config.json", lambda file: file.write(config))
             n = sum(p.to_local().numel() for p in model.parameters())
             print(f"{folder}: rank 0 of {WORLD}, on {mesh.device_type}, keeps {n:,} parameters")
         train_slices(model, corpus, folder, c, saved)
