@@ -17,10 +17,10 @@ import sys
 from dataclasses import asdict
 
 import train
-from beyond.curves import draw_curves, read_metrics
-from data import DataConfig, add_flags, checked
+from beyond.curves import draw_curves, picture, read_metrics
+from data import DataConfig, add_flags, checked, prepare
 from model import ARCHS, GPTConfig
-from sample import RUNS, read_config
+from sample import RUNS, pick_device, read_config
 from tokenizer import Parser, clear_errors
 
 CHANGES = (     # its name, why, and the flags that make it
@@ -99,10 +99,13 @@ def main():
         for flag in (word.split("=")[0] for word in extra if word.startswith("--")):
             if flag.replace("--no-", "--") in ours:
                 raise ValueError(f"{flag} is for the ablation to say: leave it out")
-        folders = run_all(extra, options.device)
+        path, device, wanted = picture(options.out), pick_device(options.device), settings(
+            [*CHANGES[0][2].split(), *extra])       # what train.py would refuse is refused here
+        prepare(checked(DataConfig, wanted))        # once: each run will find its corpus there
+        folders = run_all(extra, device)
         draw_curves([read_metrics(folder) for folder in folders],
-                    [folder.name for folder in folders], options.out)
-    print(f"\nvalidation loss in nats per token\n\n{table(folders)}\n\ndrew {options.out}")
+                    [folder.name for folder in folders], path)
+        print(f"\nvalidation loss in nats per token\n\n{table(folders)}\n\ndrew {path}")
 
 
 if __name__ == "__main__":

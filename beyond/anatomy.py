@@ -17,15 +17,15 @@ from dataclasses import replace
 from statistics import median
 from types import SimpleNamespace
 
-import torch
-from matplotlib.figure import Figure
-
-from beyond.curves import read_metrics
+from beyond.curves import picture, read_metrics
 from data import DataConfig, add_flags, checked
 from model import ARCHS, GPT, GPTConfig, attention
 from sample import find_run, load_run, read_config
 from tokenizer import Parser, clear_errors, visible, write_whole
 from train import PRESETS, TrainConfig
+
+import torch
+from matplotlib.figure import Figure
 
 # ------------ The formulas. tests/beyond/test_anatomy.py holds each against the real thing.
 
@@ -72,9 +72,9 @@ def peak_flops(gpu, dtype):
 def utilisation(folder, gpu):
     """The share of what one GPU could do that a run, in its median step, made use of."""
     config = read_config(folder)
-    c = GPTConfig(**config["model"])
-    speed = median(m["tokens_per_second"] for m in read_metrics(folder))
-    return speed * flops_per_token(c, c.context_length) / peak_flops(gpu, config["train"]["dtype"])
+    c, t = checked(GPTConfig, config["model"], True), checked(TrainConfig, config["train"], True)
+    speed = median(m.get("tokens_per_second", 0) for m in read_metrics(folder))
+    return speed * flops_per_token(c, c.context_length) / peak_flops(gpu, t.dtype)
 
 
 def activations(c, B, T):
@@ -140,7 +140,7 @@ def draw_attention(maps, tokens, path):
         at.set_title(f"layer {i // H + 1}, head {i % H + 1}", fontsize=9)
         at.set_xticks(range(T), labels, fontsize=min(7, 60 * size / T), rotation=90)
         at.set_yticks(range(T), labels, fontsize=min(7, 60 * size / T))
-    write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
 
 
 def show_shapes(c, B, T):
@@ -177,23 +177,25 @@ def main():
     parser.add_argument("--gpu", choices=PEAK, default="H100", help="(default: H100)")
     add_flags(parser, DataConfig, TrainConfig, GPTConfig)
     o = parser.parse_args()
-    with clear_errors():
+    with clear_errors((ValueError, OSError, RuntimeError)):     # torch's, of too large a number
         if o.utilisation:
             return print(f"{utilisation(find_run(o.utilisation), o.gpu):.1%} of an {o.gpu}'s peak")
         if o.attention:
+            path = picture("attention.png")
             model, tokenizer = load_run(find_run(o.attention[0]))
-            ids = tokenizer.encode(o.attention[1])
-            if not ids:
-                raise ValueError("there is no text to draw")
+            ids, T = tokenizer.encode(o.attention[1]), model.config.context_length
+            if not o.attention[1].encode() or len(ids) > T:     # encode refuses half a character
+                raise ValueError(f"{len(ids)} tokens do not fit a context of {T}" if ids else
+                                 "there is no text to draw")
             maps = attention_maps(model, torch.tensor(ids))
-            draw_attention(maps, [tokenizer.vocab[i] for i in ids], "attention.png")
+            draw_attention(maps, [tokenizer.vocab[i] for i in ids], path)
             return print("drew attention.png: a row for each position, dark where it attends most")
         recipe = PRESETS[o.preset]
         s = ARCHS[o.arch or recipe.get("arch", "modern")] | recipe | vars(o)
         s["vocab_size"] = s.get("vocab_size") or (50_257 if s.get("tokenizer") == "gpt2" else 1024)
         c, t = checked(GPTConfig, s), checked(TrainConfig, s)
-    show_shapes(c, t.batch_size, c.context_length)
-    show_costs(c, t.batch_size // t.accumulate, c.context_length, t.optimizer)
+        show_shapes(c, t.batch_size, c.context_length)
+        show_costs(c, t.batch_size // t.accumulate, c.context_length, t.optimizer)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,16 @@ Modern Neural Networks (Guo et al., 2017), for the calibration error.
 import hashlib
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
+
+from beyond.curves import picture
+from eval import log_probs, open_text
+from sample import find_run, load_run, pick_device
+from tokenizer import Parser, clear_errors, write_whole
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-
-from eval import log_probs, open_text
-from sample import find_run, load_run, pick_device
-from tokenizer import Parser, clear_errors, write_whole
 
 BINS = 15       # of confidence, equally wide
 
@@ -187,7 +187,7 @@ def draw(rows, path):
     for panel in (left, right):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
-    write_whole(path, lambda aside: figure.savefig(aside, dpi=130, format="png"))
+    write_whole(path, lambda file: figure.savefig(file, dpi=130, format="png"))
 
 
 def main():
@@ -200,30 +200,31 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         folders = list(dict.fromkeys(map(find_run, options.runs or [None])))
-        path = Path(options.out or folders[0] / "bootstrap.png")
-        if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} to draw {path.name} into")
+        path = picture(folders[0] / "bootstrap.png" if options.out is None else options.out)
         rows = sorted((measured(folder, options.text) for folder in folders),
                       key=lambda row: row.answer["bits_per_byte"])
         draw(rows, path)
-    answers = [row.answer | {"difference": compare(row, rows[0])} for row in rows]
-    if options.json:
-        print(json.dumps({"picture": str(path), "runs": answers}))
-        return
-    for a in answers:       # too little text says nothing: -inf to inf
-        print(f"{a['run']}: {a['tokens']:,} tokens of the {a['text']}; 95 % confidence intervals")
-        for key, bounds in a["intervals"].items():
-            form = "10.2%" if key.endswith(("accuracy", "error")) else "10,.4f"
-            low, high = bounds or (-math.inf, math.inf)
-            print(f"    {key.replace('_', ' '):20}{a[key]:{form}}   {low:{form}} to {high:{form}}")
-    for a in answers[1:]:
-        if d := a["difference"]:
-            low, high = d["interval"] or (-math.inf, math.inf)
-            print(f"{a['run']} needs {d['bits_per_byte']:+.4f} bits per byte more than {d['than']} "
-                  f"({low:+.4f} to {high:+.4f}{': could be chance' * (low <= 0 <= high)})")
-        else:
-            print(f"{a['run']} was measured on another text than {rows[0].answer['run']}")
-    print(f"drew {path}")
+        answers = [row.answer | {"difference": compare(row, rows[0])} for row in rows]
+        if options.json:
+            print(json.dumps({"picture": str(path), "runs": answers}))
+            return
+        for a in answers:       # too little text says nothing: -inf to inf
+            print(f"{a['run']}: {a['tokens']:,} tokens of the {a['text']}; 95 % confidence "
+                  "intervals")
+            for key, bounds in a["intervals"].items():
+                form = "10.2%" if key.endswith(("accuracy", "error")) else "10,.4f"
+                low, high = bounds or (-math.inf, math.inf)
+                print(f"    {key.replace('_', ' '):20}{a[key]:{form}}   {low:{form}} to "
+                      f"{high:{form}}")
+        for a in answers[1:]:
+            if d := a["difference"]:
+                low, high = d["interval"] or (-math.inf, math.inf)
+                print(f"{a['run']} needs {d['bits_per_byte']:+.4f} bits per byte more than "
+                      f"{d['than']} ({low:+.4f} to {high:+.4f}"
+                      f"{': could be chance' * (low <= 0 <= high)})")
+            else:
+                print(f"{a['run']} was measured on another text than {rows[0].answer['run']}")
+        print(f"drew {path}")
 
 
 if __name__ == "__main__":

@@ -17,25 +17,35 @@ Losses are nats per token. Where the runs' tokenizers differ, a token is not the
 text for all, and the losses are drawn and compared in bits per byte instead.
 """
 import json
+import math
+import os
 import textwrap
+from itertools import chain
+from pathlib import Path
+
+from sample import find_run, read_config
+from tokenizer import Parser, clear_errors, write_whole
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from sample import find_run, read_config
-from tokenizer import Parser, clear_errors, write_whole
-
 # ------------ Runs that can be compared.
+
+MEASURED = ("step", "tokens", "seconds", "lr", "train_loss")    # at every step; others now and then
 
 
 def read_metrics(folder):
     """The lines of metrics.jsonl, a dict for each step; one that a crash cut short is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        metrics = [dict.fromkeys(MEASURED, "missing") | json.loads(line) for line in lines]
+        for value in chain.from_iterable(m.values() for m in metrics):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"a figure is {value!r:.40}")
+        return metrics
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
@@ -47,7 +57,7 @@ def read_runs(folders):
         if evaluated is None:
             raise ValueError(f"{folder} has not been evaluated on its validation split yet")
         # Bits per byte for one nat per token: how long a token is depends on the tokenizer.
-        factors.append(evaluated.get("val_bits_per_byte", 0) / evaluated["val_loss"])
+        factors.append(evaluated.get("val_bits_per_byte", 0) / (evaluated["val_loss"] or 1))
     if max(factors) - min(factors) < 1e-6 or not all(factors):
         return runs, "nats per token"
     return [[m | {name: m[name] * factor for name in ("train_loss", "val_loss") if name in m}
@@ -64,6 +74,14 @@ def differences(folders, width=70):
 
 
 # ------------ The picture.
+
+def picture(path):
+    """A path to draw to. What cannot be drawn to is refused before the work, not after it."""
+    path = Path(path)
+    if path.suffix != ".png" or path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} is no .png, or in no folder that may be written to")
+    return path
+
 
 AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}      # and their metrics
 
@@ -103,7 +121,7 @@ def draw_curves(runs, labels, path, against="steps", unit="nats per token"):
     below.set(ylabel="learning rate", xlabel=AXES[against])
     for axes in (top, below):
         axes.grid(alpha=0.3)
-    write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
 
 
 # ------------ The words.
@@ -153,17 +171,17 @@ def main():
     parser.add_argument("--out", metavar="FILE", default="curves.png", help="(default: curves.png)")
     options = parser.parse_args()
     with clear_errors():
-        folders = [find_run(run) for run in options.runs]
+        path, folders = picture(options.out), [find_run(run) for run in options.runs]
         runs, unit = read_runs(folders)
-        draw_curves(runs, differences(folders), options.out, options.against, unit)
-    goal, reached = race(runs)
-    print(f"drew {options.out}. A validation loss of {goal:.3f} {unit} was reached by\n\n"
-          f"{'run':30}{'seconds':>10}{'steps':>9}{'tokens':>14}")
-    for folder, m in sorted(zip(folders, reached), key=lambda pair: pair[1]["seconds"]):
-        print(f"{folder.name:30}{m['seconds']:10.1f}{m['step']:9,}{m['tokens']:14,}")
-    for folder, measured in zip(folders, runs):
-        if said := verdict(measured):
-            print("\n" + textwrap.fill(f"{folder.name}: {said}", 98, subsequent_indent="    "))
+        draw_curves(runs, differences(folders), path, options.against, unit)
+        goal, reached = race(runs)
+        print(f"drew {path}. A validation loss of {goal:.3f} {unit} was reached by\n\n"
+              f"{'run':30}{'seconds':>10}{'steps':>9}{'tokens':>14}")
+        for folder, m in sorted(zip(folders, reached), key=lambda pair: pair[1]["seconds"]):
+            print(f"{folder.name:30}{m['seconds']:10.1f}{m['step']:9,}{m['tokens']:14,}")
+        for folder, measured in zip(folders, runs):
+            if said := verdict(measured):
+                print("\n" + textwrap.fill(f"{folder.name}: {said}", 98, subsequent_indent="    "))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import math
 import os
 import sys
 
-import torch
-from matplotlib.figure import Figure
-from tqdm import tqdm
-
+from beyond.curves import picture
 from data import add_flags, checked, documents
 from sample import SampleConfig, find_run, generate, load_run, min_p, temperature, top_k, top_p
 from tokenizer import Parser, clear_errors, visible, write_whole
+
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
 # ------------ Before it picks.
 
@@ -104,7 +105,7 @@ def draw(vocab, seen, path):
         row[0].set_yticks(range(len(ids)), labels[:len(ids)])
         row[0].set_ylabel(f"after {''.join(labels[len(ids):])}", fontsize=10)
         row[0].invert_yaxis()
-    write_whole(path, lambda aside: figure.savefig(aside, dpi=110, format="png"))
+    write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 # ------------ After the fact.
@@ -169,12 +170,15 @@ def main():
     values = {name: vars(o)[name] for name in STRATEGIES if vars(o).get(name) is not None}
     with clear_errors():
         c, text = checked(SampleConfig, vars(o)), o.text
-        if not values.get("repetition_penalty", 1) > 0 or not 0 < c.top_p <= 1 or c.min_p > 1:
+        c.prompt.encode()               # refuses half a character
+        penalty = values.get("repetition_penalty", 1)
+        if not 0 < penalty < math.inf or not 0 < c.top_p <= 1 or c.min_p > 1:
             raise ValueError("a penalty and --top-p are above 0, --top-p and --min-p at most 1")
         if text and os.path.isfile(text):
             text = "\n\n".join(document for _, document in documents([text]))
         if text == "" or text is None and o.json or text and (values or o.plot or c.prompt):
             raise ValueError("--json is for a --text that is not empty, all else for --prompt")
+        path = picture("probabilities.png") if o.plot else None
         model, tokenizer = load_run(find_run(o.run))
         if text:
             return score(model, tokenizer, text, o.json)
@@ -182,7 +186,7 @@ def main():
         seen = pick_and_watch(model, ids, vars(o).get("tokens", 3), values or ALL, c.seed)
         show(tokenizer.vocab, seen)
         if o.plot:
-            draw(tokenizer.vocab, seen, "probabilities.png")
+            draw(tokenizer.vocab, seen, path)
             print("drew probabilities.png: outlines are the model's probabilities")
 
 
