@@ -28,11 +28,11 @@ import unicodedata
 from dataclasses import dataclass, fields
 from functools import partial
 
-import regex
-
 from beyond.ingest import ReadConfig, add_source_flags, documents, save
 from data import add_flags, checked
 from tokenizer import Parser, clear_errors
+
+import regex
 
 # ---- A rule takes a text and returns (the text without what it looks for, how often that was, an
 # example). Nearly all of them look for a pattern and put something in its place.
@@ -365,11 +365,11 @@ def main():
             config = CleanConfig(mojibake=True, boilerplate=True, redact=True)
             print(clean(MESS, config.rules(), report), end="\n\n")
             said = "python -m beyond.clean SOURCE does the same for text of yours"
-    print("every rule that is on, with how often it struck and an example"
-          + " (its letters as x: it may be private)" * config.redact)
-    print(*report_lines(report), sep="\n")
-    off = [f.name for f in fields(config) if getattr(config, f.name) is False]
-    print("  switched off: " + (", ".join(off).replace("_", " ") or "nothing"), said, sep="\n")
+        print("every rule that is on, with how often it struck and an example"
+              + " (its letters as x: it may be private)" * config.redact)
+        print(*report_lines(report), sep="\n")
+        off = [f.name for f in fields(config) if getattr(config, f.name) is False]
+        print("  switched off: " + (", ".join(off).replace("_", " ") or "nothing"), said, sep="\n")
 
 
 if __name__ == "__main__":

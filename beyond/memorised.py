@@ -21,15 +21,17 @@ Paper: Suffix Arrays: A New Method for On-Line String Searches (Manber and Myers
 """
 import math
 from bisect import bisect_left
-
-import numpy as np
-import torch
-from tqdm import tqdm
+from dataclasses import asdict
 
 import data
 from sample import (SampleConfig, find_run, generate, load_run, load_weights, pick_device, picker,
                     read_config)
 from tokenizer import Parser, clear_errors
+from train import TrainConfig
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 MOST = 20_000_000       # bytes of the training text that are searched; each takes 70 of memory
 
@@ -145,8 +147,10 @@ def gap(trained, val):
 
 
 def describe_gap(folder, corpus, model):
-    T, train, best = model.config.context_length, read_config(folder)["train"], folder / "best.pt"
-    steps = load_weights(model, best if best.exists() else folder / "last.pt")["step"]
+    T, steps = model.config.context_length, load_weights(model, folder / "best.pt").get("step")
+    train = asdict(data.checked(TrainConfig, read_config(folder)["train"], strict=True))
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"{folder} does not say how many steps its weights have been trained for")
     val = losses(model, data.every_window(corpus.val, 16, T), "validation split")
     trained = losses(model, windows_trained_on(corpus.train, T, train, steps, len(val)), "training")
     difference, half = gap(trained, val)
@@ -171,6 +175,8 @@ def main():
         if written == "" or options.tokens < 1:
             raise ValueError("there is no text to look for, or --tokens is below 1")
         if options.run:
+            if unused := vars(options).keys() & {"source", "tokenizer", "vocab_size"}:
+                raise ValueError(f"--run knows its own text: leave out {', '.join(unused)}")
             folder = find_run(options.run)
             corpus = data.load_corpus(read_config(folder)["corpus"]["folder"])
             model, tokenizer = load_run(folder, pick_device("auto"))

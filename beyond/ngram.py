@@ -33,13 +33,13 @@ and takes D = n1 / (n1 + 2 n2) where n1 grams of an order were counted once and 
 import math
 from types import SimpleNamespace
 
-import numpy as np
-from tqdm import tqdm
-
 from data import DataConfig, add_flags, checked, load_corpus, prepare
 from eval import log_probs, measure
 from sample import find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors
+
+import numpy as np
+from tqdm import tqdm
 
 MAX_ORDER = 6
 MOST = 20_000_000       # tokens of the training split that are counted; each takes some 200 bytes
@@ -200,13 +200,15 @@ def main():
     add_flags(parser, DataConfig)
     options = parser.parse_args()
     with clear_errors():
-        if options.corpus and options.run:
-            raise ValueError("give a CORPUS or --run, not both: a run knows its own")
+        text = vars(options).keys() & {"source", "tokenizer", "vocab_size"}
+        if (options.corpus is not None) + bool(options.run) + bool(text) > 1:
+            raise ValueError("give a CORPUS, --run or --source, not both: a run knows its own")
         runs = [(folder, *load_run(folder, pick_device("auto")),
                  load_corpus(read_config(folder)["corpus"]["folder"]))
                 for folder in dict.fromkeys(map(find_run, options.run))]
         corpora = [corpus for *_, corpus in runs] or [
-            load_corpus(options.corpus or prepare(checked(DataConfig, vars(options))))]
+            load_corpus(prepare(checked(DataConfig, vars(options)))
+                        if options.corpus is None else options.corpus)]
         for corpus in {corpus.folder: corpus for corpus in corpora}.values():
             train, text = corpus.train[:MOST], SimpleNamespace(ids=corpus.val, **corpus.meta["val"])
             ngram = NGram(train, corpus.tokenizer.vocab_size, options.order)

@@ -18,12 +18,12 @@ import hashlib
 import random
 import unicodedata
 
-import numpy as np
-from tqdm import tqdm
-
 from beyond.ingest import ReadConfig, add_source_flags, documents, save
 from data import checked, load_corpus
 from tokenizer import Parser, clear_errors
+
+import numpy as np
+from tqdm import tqdm
 
 MIX = np.uint64(0x9E3779B97F4A7C15)         # odd, so that multiplying by it loses nothing
 
@@ -181,11 +181,12 @@ def main():
                         "corpus, prepared by data.py, stands in its training split, too?")
     options, report = parser.parse_args(), {}
     with clear_errors():
+        leaks = options.leaks is not None
         unused = [name for name, value in vars(options).items() if value and name != "leaks"]
-        if unused and (options.leaks or not options.source):
+        if unused and (leaks or not options.source):
             raise ValueError(f"{unused[0]} has no use "
-                             + ("with --leaks" if options.leaks else "without a source"))
-        if options.leaks:
+                             + ("with --leaks" if leaks else "without a source"))
+        if leaks:
             show_leaks(options.leaks)
         elif options.source:
             found = documents(options.source, checked(ReadConfig, vars(options)))
