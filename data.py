@@ -14,6 +14,9 @@ whether it has learned the language or memorised the text. A prepared corpus is 
     python data.py                              # prepare Shakespeare's plays and describe them
     python data.py --source notes/ 'b/*.jsonl'  # the same for your own files
 """
+import tokenizer
+from tokenizer import Parser, clear_errors, visible
+
 import glob
 import gzip
 import hashlib
@@ -33,9 +36,6 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
-
-import tokenizer
-from tokenizer import Parser, clear_errors, visible
 
 import numpy as np
 import torch
@@ -296,11 +296,11 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         corpus = load_corpus(prepare(checked(DataConfig, vars(options))))
-    for name in ("train", "val"):
-        print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
-    print(f"\n{corpus.folder}: at each token of a line, the model is asked for the one below")
-    for row in torch.cat(batch(corpus.train, 1, min(24, len(corpus.train) - 1), 1, 0)):
-        print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
+        for name in ("train", "val"):
+            print(f"{name:8}" + "".join(f"{n:>14,} {key}" for key, n in corpus.meta[name].items()))
+        print(f"\n{corpus.folder}: at each token of a line, the model is asked for the one below")
+        for row in torch.cat(batch(corpus.train, 1, min(24, len(corpus.train) - 1), 1, 0)):
+            print("    " + "·".join(visible(corpus.tokenizer.vocab[i]) for i in row))
 
 
 if __name__ == "__main__":

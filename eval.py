@@ -13,13 +13,13 @@ It reads a text, a window at a time, and at each position is asked for the next 
     python eval.py nano shallow             # several runs in one table
     python eval.py nano --text letter.txt   # on a text of yours
 """
-import json
-import math
-from types import SimpleNamespace
-
 import data
 from sample import find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors
+
+import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch

@@ -7,6 +7,11 @@ the model's own probabilities, and let strategies first cut off the long tail of
 
     python sample.py nano --prompt "ROMEO" --temperature 0.5
 """
+import tokenizer
+from data import add_flags, checked
+from model import GPT, Cache, GPTConfig
+from tokenizer import Parser, clear_errors
+
 import atexit
 import codecs
 import json
@@ -16,11 +21,6 @@ import shutil
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-
-import tokenizer
-from data import add_flags, checked
-from model import GPT, Cache, GPTConfig
-from tokenizer import Parser, clear_errors
 
 import torch
 

@@ -13,6 +13,14 @@ every weight which way makes that more probable (the gradient), move all a littl
 A run is a folder, runs/NAME/: config.json and tokenizer.json; metrics.jsonl and loss.png, what was
 measured; best.pt, the weights of the lowest validation loss; last.pt, all it takes to go on.
 """
+import data
+import tokenizer
+from data import DataConfig, checked
+from model import ARCHS, GPTConfig
+from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, lock, make_model,
+                    pick_device, read_config, write)
+from tokenizer import Parser, clear_errors, write_whole
+
 import contextlib
 import json
 import math
@@ -24,14 +32,6 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Literal
-
-import data
-import tokenizer
-from data import DataConfig, checked
-from model import ARCHS, GPTConfig
-from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, lock, make_model,
-                    pick_device, read_config, write)
-from tokenizer import Parser, clear_errors, write_whole
 
 import torch
 import torch.distributed as dist

@@ -1,6 +1,7 @@
 """Preparing a corpus loses nothing and leaks nothing; each batch is a function of (seed, step)."""
 import gzip
 import json
+import os
 import subprocess
 import tracemalloc
 import zipfile
@@ -157,6 +158,18 @@ def test_an_interrupted_preparation_leaves_nothing(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         corpus_of(write("a.txt", TEXT))
     assert left() == []
+
+
+def test_two_may_prepare_the_same_at_once(monkeypatch):
+    def store(config, folder, store=data.store):
+        store(config, folder)
+        monkeypatch.setattr(data, "store", store)
+        os.rename(folder, folder.with_name("mine"))         # another's has the same process id here
+        prepare(config)
+        os.rename(folder.with_name("mine"), folder)
+
+    monkeypatch.setattr(data, "store", store)
+    assert len(corpus_of(write("a.txt", TEXT)).train) and len(left()) == 1
 
 
 def test_a_corpus_that_is_not_whole_is_refused():

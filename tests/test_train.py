@@ -1,6 +1,7 @@
 """The loop learns what plain PyTorch learns, however a step is worked out; no end harms a run."""
 import json
 import math
+import multiprocessing
 import os
 import random
 import resource
@@ -241,16 +242,47 @@ def until(step, child, file):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=SLOW) for s in range(1, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=SLOW) for s in range(1, 88))])
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(seed, trained, tmp_path, unbroken):
     chance, broken = random.Random(seed), tmp_path / "runs/broken"
-    child = launch("--source", trained / "text.txt", *LONG, "--name", "broken", cwd=tmp_path)
-    until(chance.randrange(9, 32), child, broken / "metrics.jsonl")     # it saves at 8, 16, 24 ...
-    time.sleep(0.2 * chance.random())
+    process = multiprocessing.get_context("forkserver")     # which imports torch once for them all
+    process.set_forkserver_preload([__name__])
+    start = ("train.py", "--source", trained / "text.txt", *LONG, "--name", "broken")
+    child = process.Process(target=call, args=start, kwargs={"cwd": tmp_path})
+    child.start()
+    while not (broken / "last.pt").exists():        # there after the first step
+        assert child.is_alive()
+    time.sleep(chance.random())
     child.kill()
-    child.communicate()
-    inside("train.py", "--resume", cwd=tmp_path)
+    child.join()
+    if load(broken)["step"] < 40:
+        inside("train.py", "--resume", cwd=tmp_path)
     same_bits(broken, unbroken)
+
+
+@pytest.fixture(scope="module")
+def unbroken_two(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    child = launch("--source", trained / "text.txt", *LONG, "--name", "two", ranks=2, cwd=folder)
+    assert child.communicate() and child.returncode == 0
+    return folder / "runs/two"
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=SLOW) for s in range(12)])
+def test_ranks_killed_at_any_moment_go_on_to_the_same_bits(seed, trained, tmp_path, unbroken_two):
+    """Killed are torchrun and all its ranks, or one rank, whereupon torchrun ends the other."""
+    chance, broken = random.Random(seed), tmp_path / "runs/broken"
+    child = launch("--source", trained / "text.txt", *LONG, "--name", "broken", ranks=2,
+                   cwd=tmp_path)
+    until(1, child, broken / "last.pt")
+    time.sleep(chance.random())
+    ranks = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True).stdout
+    os.kill(int(chance.choice(ranks.split() or [-child.pid])) if seed % 2 else -child.pid, 9)
+    child.communicate(timeout=100)
+    if load(broken)["step"] < 40:
+        child = launch("--resume", ranks=2, cwd=tmp_path)
+        assert child.communicate(timeout=100) and child.returncode == 0
+    same_bits(broken, unbroken_two)
 
 
 def test_resume_takes_all_but_steps_from_the_run(trained, tmp_path):
