@@ -1,0 +1,238 @@
+"""The chapters, too: bad input is exit code 2 and one line, and no file changes."""
+import json
+
+import pytest
+
+from conftest import TEXT
+from test_hostile import (BEST, CONFIG, DEEP, ELSEWHERE, FOLDER, LAST, MANY, META, TOKENS, damage,
+                          here, put, refused, rows, table, template)     # noqa: F401, fixtures
+
+METRICS = "runs/first/metrics.jsonl"
+MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n",
+        "theirs/config.json": json.dumps(dict(vocab_size=300, n_embd=16, n_layer=1, n_head=2,
+                                              n_positions=8)),
+        "theirs/vocab.json": "{}", "theirs/merges.txt": "", "theirs/model.safetensors": "x" * 99,
+        "long.txt": TEXT}
+
+
+@pytest.fixture
+def there(here):        # noqa: F811
+    for name, content in MORE.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(content)
+    return here
+
+
+@pytest.mark.parametrize("command, says", rows(f"""
+    ingest -> SOURCE
+    ingest "" -> ''
+    ingest nowhere -> nowhere
+    ingest no*.md -> no*.md
+    ingest empty -> empty
+    ingest loop -> loop
+    ingest lost.txt -> lost.txt
+    ingest empty.txt -> empty.txt
+    ingest blank.txt -> blank.txt
+    ingest latin.txt -> latin.txt, line 1: the byte 0xe9
+    ingest binary.bin -> binary.bin
+    ingest no.txt.gz -> no.txt.gz
+    ingest cut.txt.gz -> cut.txt.gz
+    ingest rot.txt.gz -> rot.txt.gz
+    ingest no.jsonl -> line 2 is not JSONL
+    ingest none.jsonl -> body: str
+    ingest list.jsonl -> list
+    ingest number.jsonl -> text: int
+    ingest null.jsonl -> text: NoneType
+    ingest deep.jsonl -> deep.jsonl
+    ingest half.jsonl -> half a character
+    ingest bad.csv -> bad.csv
+    ingest two.csv -> two.csv
+    ingest no.csv -> body: str
+    ingest text.txt --encoding utf-16 -> --encoding
+    ingest text.txt --encoding rot13 -> rot13
+    ingest text.txt --field text -o "" -> -o
+    ingest text.txt --field body -> --field
+    ingest text.txt --undecodable drop -> --undecodable
+    ingest text.txt -o text.txt -> text.txt
+    ingest short.txt -o text.txt -> text.txt
+    ingest short.txt -o text.txt/new -> text.txt
+    ingest text.txt latin.txt -o new -> latin.txt
+    ingest text.txt latin.txt -o new/and/newer -> latin.txt
+    ingest text.txt cut.txt.gz -o empty -> cut.txt.gz
+    ingest bad -o bad -> be one of the sources
+    ingest text.txt --redact -> --redact
+    clean nowhere -> nowhere
+    clean bad -o new -> bad/b.txt
+    clean blank.txt -o new -> no text
+    clean text.txt -o text.txt -> text.txt
+    clean text.txt --redact-except email -> no use without --redact
+    clean text.txt --redact --redact-except mail -> mail
+    clean text.txt --nfc 1 -> 1
+    clean --redact -> SOURCE
+    overlap nowhere -> nowhere
+    overlap bad --near -o new -> bad/b.txt
+    overlap --near -> near
+    overlap text.txt -o "" -> -o
+    overlap --leaks "" -> no whole corpus
+    overlap --leaks nowhere -> nowhere
+    overlap --leaks text.txt -> text.txt
+    overlap --leaks no-meta -> no-meta
+    overlap --leaks corpus --near -> near
+    ngram nowhere -> nowhere
+    ngram text.txt -> text.txt
+    ngram no-meta -> no-meta
+    ngram corpus --run first -> --run
+    ngram corpus --order 0 -> order
+    ngram corpus --order -1 -> order
+    ngram corpus --order 7 -> order
+    ngram corpus --order {MANY} -> order
+    ngram corpus --order nan -> --order
+    ngram --run -> --run
+    ngram --run nobody -> nobody
+    ngram --run first nobody -> nobody
+    ngram --run bare -> bare
+    ngram --source nowhere -> nowhere
+    ngram --source one.txt -> too little text
+    ngram corpus --source text.txt -> --source
+    curves -> RUN
+    curves nobody -> nobody
+    curves first nobody -> nobody
+    curves first --out text.txt -> text.txt
+    curves first --out "" -> .png
+    curves first --out nowhere/x.png -> nowhere/x.png
+    curves first --out text.txt/x.png -> text.txt/x.png
+    curves first --out {BEST} -> best.pt
+    curves first --out {"y" * 300}.png -> yyy
+    curves first --against time -> --against
+    ablation --steps 0 -> steps
+    ablation --steps many -> --steps
+    ablation --source nowhere --out x.png -> nowhere
+    ablation --source bad --out x.png -> bad/b.txt
+    ablation --n-layers 3 --out x.png -> --n-layers
+    ablation --n-embd 17 --source text.txt --out x.png -> n_embd
+    ablation --learning-rate 1 -> --learning-rate
+    ablation --resume -> --resume
+    ablation --device tpu --out x.png -> tpu
+    ablation --device {ELSEWHERE} --out x.png -> {ELSEWHERE}
+    ablation --out nowhere/x.png -> nowhere/x.png
+    ablation --out text.txt -> text.txt
+    ablation text.txt --out x.png -> text.txt
+    bootstrap nobody -> nobody
+    bootstrap first --out nowhere/x.png -> nowhere/x.png
+    bootstrap first --out text.txt -> text.txt
+    bootstrap first --out "" -> .png
+    bootstrap first --out x.png --text nowhere.txt -> nowhere.txt
+    bootstrap first --out x.png --text one.txt -> one.txt
+    bootstrap first --out x.png --text blank.txt -> blank.txt
+    bootstrap first --out x.png --text binary.bin -> binary.bin
+    memorised "" -> no text
+    memorised a --tokens 0 -> --tokens
+    memorised --run first --tokens -1 -> --tokens
+    memorised --run nobody -> nobody
+    memorised --file nowhere.txt -> nowhere.txt
+    memorised --file empty.txt -> no text
+    memorised --file latin.txt -> latin.txt
+    memorised a --source nowhere -> nowhere
+    memorised a --run first --source text.txt -> source
+    memorised a --run first --vocab-size 5 -> vocab_size
+    ngram --run first --tokenizer char -> --run
+    ngram "" -> no whole corpus
+    memorised "a\udcff" --run first -> surrogate
+    probabilities nobody -> nobody
+    probabilities --top-p 0 -> --top-p
+    probabilities --top-p nan -> top_p
+    probabilities --min-p 2 -> --min-p
+    probabilities --temperature -1 -> temperature
+    probabilities --repetition-penalty 0 -> penalty
+    probabilities --repetition-penalty nan -> penalty
+    probabilities --repetition-penalty inf -> penalty
+    probabilities --tokens 0 -> tokens
+    probabilities --seed {2 ** 64} -> seed
+    probabilities --prompt "a\udcff" -> surrogate
+    probabilities --json -> --json
+    probabilities --text "" -> not empty
+    probabilities --text a --plot -> --prompt
+    probabilities --text binary.bin -> binary.bin
+    probabilities --text blank.txt -> not empty
+    anatomy --n-embd 0 -> n_embd
+    anatomy --n-embd 17 -> n_embd
+    anatomy --n-embd {10 ** 17 * 8} -> overflow
+    anatomy --n-layer {2 ** 64} -> n_layer
+    anatomy --batch-size 0 -> batch_size
+    anatomy --batch-size {10 ** 18} -> overflow
+    anatomy --context-length {10 ** 18} -> overflow
+    anatomy --dropout nan -> dropout
+    anatomy --arch bert -> --arch
+    anatomy --gpu Z80 -> --gpu
+    anatomy --attention first -> --attention
+    anatomy --attention nobody text -> nobody
+    anatomy --attention first "a\udcff" -> surrogate
+    anatomy --attention first "" -> no text
+    anatomy --utilisation nobody -> nobody
+    pretrained -> model
+    pretrained nowhere -> nowhere
+    pretrained text.txt -> text.txt
+    pretrained empty -> empty
+    pretrained theirs --name first -> first
+    pretrained theirs --name a/b -> a/b
+    pretrained theirs --name .. -> ..
+    pretrained theirs --context-length 9 -> 8 positions
+    pretrained theirs --context-length -1 -> 8 positions
+    pretrained theirs -> vocab.json
+    sharded --steps many -> --steps
+    sharded --preset x -> --preset
+    sharded --device tpu -> torchrun
+    sharded text.txt -> text.txt
+    sharded --data corpus --device cpu -> torchrun"""))
+def test_commands(command, says, there):
+    assert says in refused(f"beyond.{command}", there)
+
+
+ALL = ("bootstrap first --out x.png; memorised --run first; ngram --run first; "
+       "probabilities first; anatomy --attention first x")      # who load a run
+LAWS = "curves first --out x.png; anatomy --utilisation first"
+
+
+@pytest.mark.parametrize("path, how, commands, says", [
+    *((f"{name}.png", FOLDER, command, name) for name, command in (
+        ("curves", "curves first"), ("ablation", "ablation --source text.txt"),
+        ("runs/first/bootstrap", "bootstrap first"), ("probabilities", "probabilities --plot"),
+        ("attention", "anatomy --attention first bottle"))),
+    *table(CONFIG, f"{ALL}; {LAWS}", *((how, "config.json") for how in (
+        b"", b"[]", DEEP, put("model", None), put("train", 3)))),
+    *table(CONFIG, f"{ALL}; anatomy --utilisation first",
+           (put("model", "n_embd", "16"), "n_embd"), (put("model", "n_head", 3), "n_head"),
+           (put("model", "colour", 1), "colour")),
+    *table(CONFIG, "memorised --run first; anatomy --utilisation first",
+           (put("train", "seed", "1"), "seed"), (put("train", "batch_size", 0), "batch_size"),
+           (put("train", "colour", 1), "colour")),
+    *((BEST, how, ALL, BEST) for how in (b"", b"x" * 999, lambda saved: [1], FOLDER,
+                                         put("model", "norm.gain", "x"))),
+    *table(BEST, "memorised --run first", (put("step", 0), "steps"), (put("step", "1"), "steps"),
+           (put("step", put), "steps")),
+    *((TOKENS, how, ALL, "tokenizer.json") for how in (b"", b"[]", DEEP, FOLDER, None)),
+    *((METRICS, how, LAWS, "metrics.jsonl") for how in (
+        b"7\n", b"[]\n", b"{}\n", b"null\n", b"{\n", b"\xff\n", DEEP + b"\n", FOLDER,
+        b'{"step": "1"}\n', lambda raw: raw.replace(b'"seconds": ', b'"seconds": NaN, "x": '),
+        lambda raw: raw.replace(b"train_loss", b"loss"))),
+    *table(METRICS, "curves first --out x.png", (b"", "evaluated"), (None, "evaluated"),
+           (lambda raw: raw.replace(b"val_loss", b"loss"), "evaluated")),
+    *((META, how, "ngram corpus; overlap --leaks corpus; memorised --run first", "corpus")
+      for how in (b"", DEEP, None, FOLDER, put("dtype", "O"), put("val", []))),
+    ("corpus/val.bin", lambda raw: b"\xff" * len(raw),
+     "ngram corpus; overlap --leaks corpus; memorised --run first", "corpus"),
+    *((f"theirs/{name}", how, "pretrained theirs", name) for name in ("config.json", "vocab.json")
+      for how in (b"", b"7", b"[]", b'"x"', DEEP, b"\xff", None, FOLDER)),
+    ("theirs/config.json", put("n_embd", MANY), "pretrained theirs", "theirs"),
+    ("theirs/config.json", put("n_layer", MANY), "pretrained theirs", "theirs"),
+    ("theirs/config.json", put("n_positions", "8"), "pretrained theirs", "context_length"),
+    ("theirs/vocab.json", b'{"a": "b"}', "pretrained theirs", "vocab.json"),
+    ("theirs/vocab.json", b'{"a": [], "b": 1}', "pretrained theirs", "vocab.json"),
+    ("theirs/merges.txt", b"\xff", "pretrained theirs", "merges.txt"),
+    ("theirs/merges.txt", FOLDER, "pretrained theirs", "merges.txt")])
+def test_damaged_files(path, how, commands, says, there):
+    damage(there / path, how)
+    for command in commands.split("; "):
+        said = refused(f"beyond.{command}", there)
+        assert says in said, said
+        assert how is not FOLDER or "damaged" not in said and "delete" not in said, said
