@@ -83,22 +83,11 @@ class WordTokenizer(SymbolTokenizer):
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def merge(ids, pair, new):
-    """Replace each occurrence of the pair by the id new, from left to right."""
-    merged = []
-    for i in ids:
-        if merged and (merged[-1], i) == pair:
-            merged[-1] = new
-        else:
-            merged.append(i)
-    return merged
-
-
 def learn_merges(word_counts):
     """Yield the most frequent pair of ids and how often it occurs, merged everywhere; repeat.
     word_counts maps each word to how often it occurs. Ids below 256 are bytes, a merge makes the
     next id. Of equally frequent pairs the older is taken. A merge changes few words: so keep for
-    each pair the words it is in, correct the counts of those, and let a heap find the maximum."""
+    each pair the words it is in, correct the counts there, and let a heap find the maximum."""
     words = [list(word.encode()) for word in word_counts]
     times = list(word_counts.values())
     count, words_with = Counter(), defaultdict(set)
@@ -116,18 +105,23 @@ def learn_merges(word_counts):
                 heappush(heap, (-count[pair], pair))
             continue
         yield pair, count[pair]
-        change = Counter()
+        (left, right), made = pair, set()
         for w in words_with.pop(pair):
-            for old in zip(words[w], words[w][1:]):
-                change[old] -= times[w]
-            words[w] = merge(words[w], pair, new)
-            for p in zip(words[w], words[w][1:]):
-                change[p] += times[w]
-                words_with[p].add(w)
-        for p, n in change.items():
-            count[p] += n
-            if n > 0:
-                heappush(heap, (-count[p], p))
+            ids, i = words[w], 0
+            while i < len(ids) - 1:
+                if ids[i] == left and ids[i + 1] == right:
+                    ids[i:i + 2] = [new]
+                    before, after = ids[i - 1:i], ids[i + 1:i + 2]      # none at a word's ends
+                    for old, p in ([((x, left), (x, new)) for x in before]
+                                   + [((right, x), (new, x)) for x in after]):
+                        count[old] -= times[w]
+                        count[p] += times[w]
+                        words_with[p].add(w)
+                        made.add(p)
+                i += 1
+        count[pair] = 0
+        for p in filter(count.get, made):
+            heappush(heap, (-count[p], p))
         new += 1
 
 
