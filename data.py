@@ -1,5 +1,4 @@
-"""
-Data: a pile of text becomes batches of token ids.
+"""Data: a pile of text becomes batches of token ids.
 
     documents -> normalise -> split -> tokenize -> store        once, by prepare()
     store -> the batch of step s                                every step, by batch()
@@ -219,9 +218,8 @@ def prepare(config):
 def store(config, folder):
     """Split, tokenize and store all documents. The tokenizer learns from the training split."""
     learned = split([len(text) for _, text in documents(config.source)]).tolist()
-    found = tokenizer.build(
-        config.tokenizer, (text[:n] for (_, text), n in zip(documents(config.source), learned)),
-        config.vocab_size)
+    texts = (text[:n] for (_, text), n in zip(documents(config.source), learned))
+    found = tokenizer.build(config.tokenizer, texts, config.vocab_size)
     found.save(folder / "tokenizer.json")
     dtype = "uint16" if found.vocab_size <= 2 ** 16 else "uint32"
     meta = {"config": asdict(config), "dtype": dtype}
@@ -240,8 +238,8 @@ def store(config, folder):
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def load_corpus(folder):
-    """A prepared corpus: its folder, train and val (memory-mapped ids), tokenizer and meta."""
+def load_corpus(folder, expected=None):
+    """A prepared corpus: folder, train and val (memory-mapped ids), meta, expected tokenizer."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -250,11 +248,16 @@ def load_corpus(folder):
         if (len(train), len(val)) != (meta["train"]["tokens"], meta["val"]["tokens"]):
             raise ValueError("its files are not as long as they were")
         checked(DataConfig, meta["config"], strict=True)
-        sum(meta["val"][key] for key in ("bytes", "characters"))
+        found = tokenizer.load(folder / "tokenizer.json")
+        if max(train.max(), val.max()) >= found.vocab_size:
+            raise ValueError("it has ids that its tokenizer.json has not")
+        if not 0 < meta["val"]["characters"] <= meta["val"]["bytes"]:
+            raise ValueError("its counts are wrong")
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder} is no whole corpus ({error}); run data.py again") from None
-    return SimpleNamespace(folder=folder, meta=meta, train=train, val=val,
-                           tokenizer=tokenizer.load(folder / "tokenizer.json"))
+    if expected and expected.saved != found.saved:
+        raise ValueError(f"{folder} was prepared with another tokenizer than the run has")
+    return SimpleNamespace(folder=folder, meta=meta, train=train, val=val, tokenizer=found)
 
 
 # ---- Batches. An epoch cuts the corpus into windows of T tokens, shuffles them, uses each once.

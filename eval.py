@@ -1,5 +1,4 @@
-"""
-Evaluation: how good is a model, on text it has never learned from?
+"""Evaluation: how good is a model, on text it has never learned from?
 
 It reads a text, a window at a time, and at each position is asked for the next token:
 
@@ -46,7 +45,7 @@ def open_text(folder, file=None):
         ids = np.array(load_run(folder)[1].encode(text), dtype=np.uint32)
         counts = {"bytes": len(text.encode()), "characters": len(text)}
     else:
-        corpus = data.load_corpus(read_config(folder)["corpus"]["folder"])
+        corpus = data.load_corpus(read_config(folder)["corpus"]["folder"], load_run(folder)[1])
         ids, counts, file = corpus.val, corpus.meta["val"], f"validation split of {corpus.folder}"
     if len(ids) < 2:
         raise ValueError(f"{file} has {len(ids)} tokens; it takes two to predict one")

@@ -1,5 +1,4 @@
-"""
-GPT from raw tensors: what a language model computes, every step written out.
+"""GPT from raw tensors: what a language model computes, every step written out.
 
 A language model reads T tokens and gives, at each of the T positions, a score (a logit) to every
 token of its vocabulary: how well it would do as the next one. GPT (Radford et al., 2019; the

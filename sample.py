@@ -1,5 +1,4 @@
-"""
-Sampling: a model that scores the next token becomes a writer, one token at a time.
+"""Sampling: a model that scores the next token becomes a writer, one token at a time.
 
 Pick a token by its score, put it at the end of the text, ask for the next scores. How to pick?
 Always the most probable (greedy decoding) is safe, and soon goes round in circles. So draw one by
@@ -124,7 +123,7 @@ def find_run(name=None):
     """The folder of a run: from its name in runs/, its path, or, given neither, the newest."""
     there = sorted(RUNS.glob("*/*.pt"), key=lambda path: path.stat().st_mtime)
     for folder in (RUNS / name, Path(name)) if name else [path.parent for path in there[-1:]]:
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").exists():
             return folder
     others = ", ".join(dict.fromkeys(path.parent.name for path in there)) or "none"
     raise ValueError(f"there is no run {name or 'yet'} in {RUNS}/, only {others}")

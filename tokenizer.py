@@ -1,5 +1,4 @@
-"""
-Tokenizers: text becomes integers, and integers become text again.
+"""Tokenizers: text becomes integers, and integers become text again.
 
 A tokenizer cuts text into tokens and gives each the id that it has in a vocabulary, an integer;
 decoding puts tokens side by side again. How long should a token be?
@@ -219,10 +218,14 @@ def load(path):
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["kind"] in ("char", "word"):
-            return LEARNED[found["kind"]][0](found["symbols"])
+            kind, symbols = LEARNED[found["kind"]][0], found["symbols"]
+            if [*map(kind.split, symbols)] != [[symbol] for symbol in dict.fromkeys(symbols)]:
+                raise ValueError("a symbol is there twice, or is none")
+            return kind(symbols)
         vocab = [token.encode("latin-1") for token in found["vocab"]]
-        if not {bytes([b]) for b in range(256)} <= set(vocab):
-            raise ValueError("a byte has no token")
+        if not {bytes([b]) for b in range(256)} <= set(vocab) or (
+                len(set(vocab)) + vocab.count(b"") < len(vocab)):
+            raise ValueError("a byte has no token, or a token two ids")
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None
@@ -253,7 +256,7 @@ class Parser(argparse.ArgumentParser):
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists every flag)\n")
+        self.exit(2, f"{self.prog}: {message} (--help lists every flag)".replace("\n", " ") + "\n")
 
 
 # Ctrl-C ends in no traceback: not even while torch is imported, so that others import this first.
@@ -269,7 +272,7 @@ def clear_errors(kinds=(ValueError, OSError)):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
     except kinds as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {error}".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
 
 
@@ -288,7 +291,7 @@ def main():
     with clear_errors():
         if not 0 <= options.merges <= 10_000:
             raise ValueError("--merges shows 0 to 10,000 merges")
-        corpus = [Path(options.file).read_text(encoding="utf-8")]
+        corpus = [Path(options.file).read_text(encoding="utf-8", errors="replace")]
         merges = [("bpe", 258 + n) for n in range(options.merges)]
         for name, vocab_size in [*merges, ("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:
             tokenizer = build(name, corpus, vocab_size)

@@ -1,5 +1,4 @@
-"""
-Training: the loop in which a model learns.
+"""Training: the loop in which a model learns.
 
 Show the model some text, measure how improbable it found what comes next (the loss), work out for
 every weight which way makes that more probable (the gradient), move all a little, and again.
@@ -137,16 +136,13 @@ def evaluate(model, corpus, c):
             "val_bits_per_byte": bits / corpus.meta["val"]["bytes"]}
 
 
-def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
+def train(net, optimizers, history, batch, loss, evaluate, folder, c, epoch_tokens):
     """Train until c.steps or Ctrl-C, and keep the run's folder up to date.
-    net is the model, or DDP around it. batch(step, part, parts) gives the tensors of one of the
-    equal parts of a step's batch, loss(net, *tensors) their mean loss in nats, evaluate(model) a
-    dict with val_loss. saved is last.pt, to go on from. Returns what was measured at each step."""
+    net is the model, or DDP around it. history has what was measured at each step; it grows.
+    batch(step, part, parts) gives the tensors of one of the equal parts of a step's batch,
+    loss(net, *tensors) their mean loss in nats, evaluate(model) a dict with val_loss."""
     model = net.module if WORLD > 1 else net
     device, parts = next(model.parameters()).device, c.accumulate * WORLD
-    optimizers, history = make_optimizers(model, c), saved["history"] if saved else []
-    for optimizer, state in zip(optimizers, saved["optimizers"] if saved else ()):
-        optimizer.load_state_dict(state)
     metrics = open(folder / "metrics.jsonl" if RANK == 0 else os.devnull, "w")
     metrics.writelines(json.dumps(measured) + "\n" for measured in history)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
@@ -208,7 +204,6 @@ def train(net, batch, loss, evaluate, folder, c, epoch_tokens, saved=None):
     bar.close()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    return history
 
 
 def draw_curve(folder, history):
@@ -237,15 +232,18 @@ class Options:
 
 def start_run(options, given):
     """The folder and config of a new run, from preset, arch and flags, the later the stronger."""
-    recipe = PRESETS[options.preset]
+    for flag, others in (("data", {"source", "tokenizer", "vocab_size"}),
+                         ("init", {"arch", "tokenizer", "vocab_size"})):
+        if getattr(options, flag) and (others := given.keys() & others):
+            raise ValueError(f"--{flag} decides on that: leave out {', '.join(others)}")
+    recipe, own = PRESETS[options.preset], None
     settings = ARCHS[options.arch or recipe.get("arch", "modern")] | recipe
     if options.init:        # weights bring their shape and their tokenizer with them
         init = find_run(options.init)
-        settings |= read_config(init)["model"] | {"tokenizer": str(init / "tokenizer.json")}
+        model, own = load_run(init)
+        settings |= asdict(model.config) | {"tokenizer": str(init / "tokenizer.json")}
     settings = {**settings, "vocab_size": 0, **given}       # 0: the tokenizer's usual number
-    corpus = data.load_corpus(options.data or data.prepare(checked(DataConfig, settings)))
-    if options.init and tokenizer.load(init / "tokenizer.json").saved != corpus.tokenizer.saved:
-        raise ValueError(f"{corpus.folder} was prepared with another tokenizer than {init} has")
+    corpus = data.load_corpus(options.data or data.prepare(checked(DataConfig, settings)), own)
     model = checked(GPTConfig, settings | {"vocab_size": corpus.tokenizer.vocab_size})
     folder, number = RUNS / (options.name or options.preset), 2
     while folder.exists() and not options.name:
@@ -259,6 +257,8 @@ def start_run(options, given):
 
 def resume_run(options, given):
     """The folder and config of a run that goes on. All is as it was, but for --steps."""
+    if others := given.keys() - {"resume", "name", "steps", "device"}:
+        raise ValueError(f"--resume lets only --steps change: leave out {', '.join(others)}")
     folder = find_run(options.name)
     if not (folder / "last.pt").exists():
         raise ValueError(f"{folder} has no last.pt to go on from: it ended before its first step, "
@@ -276,28 +276,29 @@ def main():
     others_errors = (RuntimeError,) if RANK else ()         # where rank 0 has gone, it has said why
     with clear_errors((ValueError, OSError, *others_errors)):
         options = checked(Options, given)
-        for flag, others in (("resume", given.keys() - {"resume", "name", "steps", "device"}),
-                             ("data", {"source", "tokenizer", "vocab_size"}), ("init", {"arch"})):
-            if getattr(options, flag) and (others := given.keys() & others):
-                raise ValueError(f"--{flag} decides on that: leave out {', '.join(others)}")
         device, run = pick_device(options.device), [None]
         if WORLD > 1:
-            if device == "cuda":
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            device == "cuda" and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
         if RANK == 0:
             run = [(resume_run if options.resume else start_run)(options, given)]
         if WORLD > 1:
             dist.broadcast_object_list(run, device=torch.device("cpu"))
-        (folder, config), saved = run[0], None
-        corpus = data.load_corpus(config["corpus"]["folder"])
+        folder, config = run[0]
+        own = tokenizer.load(folder / "tokenizer.json") if options.resume else None
+        corpus = data.load_corpus(config["corpus"]["folder"], own)
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
         model = make_model(config["model"], max(1, c.batch_size // c.accumulate // WORLD))
+        optimizers, history = make_optimizers(model.to(device), c), []
         if options.resume:
             saved = load_weights(model, folder / "last.pt")
-            if not saved.keys() >= {"optimizers", "history"}:
-                raise ValueError(f"{folder / 'last.pt'} has weights alone, as best.pt has")
+            try:
+                for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+                    optimizer.load_state_dict(state)
+                history = [m for m in saved["history"] if m["seconds"] >= 0]
+            except Exception as error:
+                raise ValueError(f"{folder / 'last.pt'} is damaged, or a best.pt ({error!r:.80})")
         elif options.init:
             load_weights(model, find_run(options.init) / "best.pt")
         B, T, n = c.batch_size, model.config.context_length, len(corpus.train)
@@ -305,12 +306,12 @@ def main():
             raise ValueError(f"--batch-size {B} is no multiple of --accumulate times {WORLD} ranks")
         if min(n, len(corpus.val)) <= T:
             raise ValueError(f"a split of {corpus.folder} is no longer than --context-length {T}")
-        if saved and len(saved["history"]) >= c.steps:
+        if len(history) >= c.steps:
             raise ValueError(f"{folder} has done its {c.steps:,} steps: more --steps go on")
         if RANK == 0 and not options.resume:
             lock(folder)
 
-    net, V = model.to(device), model.config.vocab_size
+    net, V = model, model.config.vocab_size
     if c.compile:
         net.compile()
     if WORLD > 1:
@@ -318,16 +319,20 @@ def main():
     with clear_errors((OSError, FloatingPointError, torch.OutOfMemoryError, *others_errors)):
         if RANK == 0:
             corpus.tokenizer.save(folder / "tokenizer.json")
-            text, numbers = json.dumps(config, indent=1), sum(p.numel() for p in net.parameters())
+            text = json.dumps(config, indent=1)
             write_whole(folder / "config.json", lambda file: file.write(text.encode()))
+            sizes = [(name.endswith("table"), p.numel()) for name, p in model.named_parameters()]
+            tables, matrices = (sum(n for t, n in sizes if t is kind) for kind in (True, False))
             print(f"run      {folder}, {WORLD} x {device}\n"
                   f"corpus   {corpus.folder}: {n:,} tokens, {len(corpus.val):,} held out\n"
                   f"steps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n:.2f} epochs\n"
-                  f"model    {numbers:,} parameters; a uniform guess has a loss of ln({V}) = "
-                  f"{math.log(V):.3f}\n")
-        history = train(net, lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
-                        lambda net, ids, y: model.config.ops.cross_entropy(net(ids), y),
-                        lambda model: evaluate(model, corpus, c), folder, c, n, saved)
+                  f"model    {tables:,} parameters in tables, {matrices:,} in matrices: to each of "
+                  f"these {c.steps * B * T / matrices:.1f} tokens\n"
+                  f"loss     {math.log(V):.3f} = ln({V}) would be a uniform guess's\n")
+        train(net, optimizers, history,
+              lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
+              lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
+              lambda model: evaluate(model, corpus, c), folder, c, n)
         if WORLD > 1:
             dist.barrier()
             dist.destroy_process_group()
@@ -337,10 +342,8 @@ def main():
         elif RANK == 0:
             print(f"\nThe model of {folder / 'best.pt'}, the lowest validation loss, writes:\n")
             write(*load_run(folder, device), SampleConfig(tokens=120))
-            print(f"\nIts curve is {folder / 'loss.png'}. Go on: python sample.py {name}, or "
-                  f"python eval.py {name}, or python train.py --n-layer 1 --name shallow")
-    code = 0 if len(history) == c.steps else 130
-    os._exit(code) if WORLD > 1 else sys.exit(code)     # gloo's threads may keep Python from ending
+            print(f"\nIts curve is {folder}/loss.png. Go on: python sample.py {name}, or eval.py")
+    (os._exit if WORLD > 1 else sys.exit)(0 if len(history) == c.steps else 130)    # gloo may hang
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ FALLING, FLAT = [4 - 3 * step / 100 for step in range(100)], [1.5] * 100
 def a_run(folder, train, val, bits_per_nat=1.0, **settings):
     """A run folder with these losses, evaluated on its validation split every ten steps."""
     folder.mkdir()
-    config = {"data": {"source": ["a"]}, "model": {"n_layer": 2}, "train": settings, "corpus": {}}
+    config = {"data": {"source": ["a"]}, "model": {"n_layer": 2}, "train": settings,
+              "corpus": {"folder": "gone"}}
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / "metrics.jsonl", "w") as file:
         for step, loss in enumerate(train, 1):

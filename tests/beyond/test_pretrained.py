@@ -142,7 +142,7 @@ def test_wrong_requests_and_a_full_disk(tmp_path, monkeypatch):
     for wrong in (-1, T + 1):
         assert "has 24 positions" in says("theirs", "--context-length", wrong)
     with monkeypatch.context() as m:
-        m.setattr(torch, "save", lambda content, path: path.write_bytes(b"half") and open("gone"))
+        m.setattr(torch, "save", lambda content, file: file.write(b"half") and open("gone"))
         assert "gone" in says("theirs")
     assert not list((tmp_path / "runs").iterdir())
     inside(CHAPTER, "theirs", cwd=tmp_path)
