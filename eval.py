@@ -6,7 +6,7 @@ It reads a text, a window at a time, and at each position is asked for the next 
     perplexity      e to the loss: it hesitates as if between so many equally probable tokens
     bits per byte   the negative log-likelihood of the text in bits, for each of its bytes: fair
                     between tokenizers (but for <unk>, which is cheap); per character likewise
-    top-1, top-5    how often the token that came was the most probable, or among the first five
+    top-1, top-5    how often the token that came was the most probable (or tied), or among five
 
     python eval.py                          # the newest run, on its validation split
     python eval.py nano shallow             # several runs in one table
@@ -82,13 +82,12 @@ def main():
                         | measure(log_probs(model, text.ids), text))
         rows.sort(key=lambda row: row["bits_per_byte"])
         if not options.json:
-            print(*dict.fromkeys(row["text"] for row in rows), f"\n{'model':26}   loss  perplexity"
-                  "  bits/byte  bits/char   top-1   top-5", sep="\n")
+            print(f"{'model':26}   loss  perplexity  bits/byte  bits/char   top-1   top-5  text")
         for row in rows:
             print(json.dumps(row) if options.json else (
                 f"{row['model']:26}{row['loss']:7.4f}{row['perplexity']:12.3f}"
                 f"{row['bits_per_byte']:11.4f}{row['bits_per_character']:11.4f}"
-                f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}"))
+                f"{row['top1_accuracy']:8.2%}{row['top5_accuracy']:8.2%}  {row['text']}"))
 
 
 if __name__ == "__main__":

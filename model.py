@@ -4,7 +4,7 @@ A language model reads T tokens and gives, at each of the T positions, a score (
 token of its vocabulary: how well it would do as the next one. GPT (Radford et al., 2019; the
 transformer of Vaswani et al., 2017) gets there in three moves:
 
-    embed     each token id becomes a vector of C numbers
+    embed     each token id becomes a vector of C numbers; so may runs of 2, 3, 4 tokens
     mix       n_layer blocks; in each, every position first gathers what it needs from the
               positions before it (attention), then works on it alone (the MLP)
     predict   each vector is compared with an output vector of every token: the logits
@@ -107,7 +107,7 @@ def ngram_hash(ids, T, n, rows):
     for k in range(n):                                          # the token k positions back
         h = h * 1_000_003 + ids[:, stop - T - k:stop - k]       # (B, T)
         found.append((k - 1) * rows + h % rows)                 # (B, T)
-    return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1)
+    return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1), no 1-grams
 
 
 def attention(q, k, v, p=0.0):
@@ -118,7 +118,7 @@ def attention(q, k, v, p=0.0):
     k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], dim=-3) for x in (k, v))
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])   # (..., H, T, S)
     T, S = scores.shape[-2:]
-    past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)      # (T, S), or itself
+    past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)      # (T, S), self too
     weights = softmax(scores.masked_fill(~past, -math.inf))     # (..., H, T, S), rows sum to 1
     return dropout(weights, p) @ v                              # (..., H, T, D)
 
@@ -158,14 +158,14 @@ class GPTConfig:
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"   # what keeps the numbers in range
     norm_eps: float = 1e-5       # added to a variance, so that nothing is divided by 0
     position: Literal["learned", "rotary"] = "rotary"   # how a token knows its position
-    rotary_base: float = 1e4     # how many times slower the last pair turns than the first
+    rotary_base: float = 1e4     # about how many times slower the last pair turns than the first
     activation: Literal["gelu", "relu2", "swiglu"] = "relu2"    # the activation function of the MLP
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
-    ngram: int = 4               # longest run of tokens with a vector (of a table); 1: none has
-    ngram_rows: int = 8192       # how many vectors there are for the runs of each length
+    ngram: int = 4               # runs of 2 tokens to this many have a vector, too; 1: none has
+    ngram_rows: int = 8192       # vectors of a table that the runs of each length share, by a hash
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
-    bias: bool = False           # a bias in every linear layer and layer norm
+    bias: bool = False           # a bias in the linear layers of blocks and in layer norms
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero
     dropout: float = 0.0         # share of numbers zeroed in training, 0 to 1; against overfitting
     activation_checkpointing: bool = False      # in backward, recompute each block: saves memory
@@ -211,7 +211,7 @@ class Norm(nn.Module):
 
 
 class Cache:
-    """The KV cache: keys and values of the positions already read. For torch.no_grad() only."""
+    """The KV cache: keys and values of the ids read, at most room. For torch.no_grad() only."""
     def __init__(self, c, B, room, device):
         self.ids = torch.zeros(B, 0, dtype=torch.long, device=device)       # (B, S)
         self.k, self.v = torch.zeros(2, c.n_layer, B, c.n_kv_head, room, c.head_size,
@@ -225,13 +225,13 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Attention, then an MLP. Both only ever add to x, the residual stream."""
+    """Attention, then an MLP: each reads a normalised x, and adds to x, the residual stream."""
     def __init__(self, c):
         super().__init__()
         self.config, C = c, c.n_embd
         qkv = (c.n_head + 2 * c.n_kv_head) * c.head_size        # three matrices in one product
         up = 2 * c.mlp_width if c.activation == "swiglu" else c.mlp_width  # a gate for each number
-        # So that the sum of 2 * n_layer vectors stays in hand. From zero, blocks fade in.
+        # Small, so that the sum of 2 * n_layer vectors stays in range; at zero, blocks fade in.
         std = 0.0 if c.zero_init else 0.02 / math.sqrt(2 * c.n_layer)
         self.norm1, self.norm2 = Norm(c), Norm(c)
         self.W_qkv, self.W_out = weight(C, qkv), weight(C, C, std=std)
@@ -250,7 +250,7 @@ class Block(nn.Module):
         if rotation is not None:
             qk = c.ops.rotary(qk, *rotation)                    # (B, T, H + G, D)
         q, k = qk.split([H, G], dim=2)                          # (B, T, H, D), (B, T, G, D)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))        # (B, H, T, D), 2 x (B, G, T, D)
+        q, k, v = (z.transpose(1, 2) for z in (q, k, v))        # (B, H, T, D), 2 x (B, G, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         y = c.ops.attention(q, k, v, c.dropout * self.training)     # (B, H, T, D)
@@ -261,7 +261,7 @@ class Block(nn.Module):
         """Each position alone: up to mlp_width numbers, an activation function, back down to C."""
         c = self.config
         h = c.ops.linear(x, self.W_up, self.b_up)               # (B, T, mlp_width, or twice that)
-        h = getattr(c.ops, c.activation)(h)                       # (B, T, mlp_width)
+        h = getattr(c.ops, c.activation)(h)                     # (B, T, mlp_width)
         return c.ops.linear(h, self.W_down, self.b_down)        # (B, T, C)
 
     def forward(self, x, rotation=None, cache=None, layer=0):
@@ -289,8 +289,8 @@ class GPT(nn.Module):
             self.W_vocab = weight(C, V)                         # (C, V)
 
     def forward(self, ids, cache=None):
-        """Given a cache, ids are only what comes after the tokens that it has seen."""
-        c, seen = self.config, ids if cache is None else torch.cat([cache.ids, ids], dim=1)
+        """Given a cache, ids are only what follows the tokens it has; context_length in all."""
+        c, seen = self.config, (ids if cache is None else torch.cat([cache.ids, ids], dim=1))
         S, T = seen.shape[1], ids.shape[1]                      # seen is (B, S)
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)
         if c.ngram > 1:
@@ -302,7 +302,7 @@ class GPT(nn.Module):
             rotation = self.rotation[:, S - T:S]                # (2, T, 1, D)
         x = c.ops.dropout(x, c.dropout * self.training)         # (B, T, C)
         for layer, block in enumerate(self.blocks):
-            if c.activation_checkpointing and self.training:
+            if c.activation_checkpointing and self.training and cache is None:
                 # Keep only x, and run the block again in backward (Chen et al., 2016).
                 x = checkpoint(block, x, rotation, use_reentrant=False)     # (B, T, C)
             else:

@@ -41,7 +41,7 @@ def top_k(logits, k):
 
 
 def top_p(logits, p):
-    """Keep the fewest of joint probability p (nucleus sampling; Holtzman et al., 2020)."""
+    """Keep the fewest that together reach p (nucleus sampling; Holtzman et al., 2020)."""
     ordered, order = logits.sort(descending=True)                           # (B, V) each
     probabilities = torch.softmax(ordered, dim=-1)                          # (B, V)
     before = probabilities.cumsum(dim=-1) - probabilities                   # (B, V), from 0
@@ -126,11 +126,11 @@ def find_run(name=None):
         if (folder / "config.json").exists():
             return folder
     others = ", ".join(dict.fromkeys(path.parent.name for path in there)) or "none"
-    raise ValueError(f"there is no run {name or 'yet'} in {RUNS}/, only {others}")
+    raise ValueError(f"there is no run {name or 'yet'} in {RUNS}/; those there: {others}")
 
 
 def lock(folder):
-    """Until this process ends, no other may write to this run; which goes if nothing is saved."""
+    """Hold a run until this process ends; then delete it, if no last.pt has been saved in it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)     # never closed: it ends with us
     try:
@@ -149,7 +149,7 @@ def read_config(folder):
     path = Path(folder) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        Path(config["corpus"]["folder"])
+        Path(config["corpus"]["folder"])        # raises if it is absent, or no path
         return {part: dict(config[part]) for part in ("data", "model", "train", "corpus")}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not hold the settings of a run ({error!r:.80})") from None
@@ -160,7 +160,7 @@ def make_model(settings, B=0):
     c = checked(GPTConfig, settings, strict=True)
     C, T, V = c.n_embd, c.context_length, c.vocab_size
     weights = C * (V + (c.ngram - 1) * c.ngram_rows + c.n_layer * 2 * (C + c.mlp_width))
-    numbers = weights * (3 if B else 1) + T * c.head_size + B * T * (c.n_layer * C + V)   # or more
+    numbers = weights * (3 if B else 1) + T * c.head_size + B * T * (c.n_layer * C + V)   # at least
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if fcntl else math.inf
     if 4 * numbers > there:
         raise ValueError(f"this model would take more than {4e-9 * numbers:,.0f} GB of memory, and "
@@ -170,7 +170,7 @@ def make_model(settings, B=0):
 
 def load_weights(model, path):
     """Put the weights of a checkpoint into the model; return all that the file holds."""
-    path = path if path.exists() else path.with_name("last.pt")     # before the first evaluation
+    path = path if path.exists() else path.with_name("last.pt")     # no evaluation yet
     try:                            # weights_only: it may hold tensors, never code
         saved = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
@@ -204,7 +204,7 @@ def pick_device(name):
 def write(model, tokenizer, c):
     """Print a text as it is written."""
     prompt = tokenizer.encode(c.prompt) or [tokenizer.eot]      # which stands before a document
-    ids = (i for i, in generate(model, [prompt], c.tokens, picker(1, c)))
+    ids = (new[0] for new in generate(model, [prompt], c.tokens, picker(1, c)))
     for text in chain([c.prompt], stream(tokenizer, ids), ["\n"]):
         print(text, end="", flush=True)
 

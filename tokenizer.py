@@ -10,7 +10,7 @@ decoding puts tokens side by side again. How long should a token be?
                  frequent words are one token, and rare words a few (Sennrich et al., 2016)
 
     python tokenizer.py "any text"              # the text as each tokenizer cuts it
-    python tokenizer.py "any text" --merges 20  # how byte pairs are learned, merge by merge
+    python tokenizer.py "any text" --merges 20  # the same after each of the first 20 merges
 """
 import argparse
 import contextlib
@@ -26,12 +26,12 @@ import regex
 import tiktoken
 from tqdm import tqdm
 
-EOT = "<|endoftext|>"       # the token before each document
+EOT = "<|endoftext|>"       # GPT-2's name of what stands between documents; here, before each
 
 
 class Tokenizer:
-    """A tokenizer has a kind, vocab (the bytes of each id) and eot (the id of <|endoftext|>). Text
-    is only ever text: who types "<|endoftext|>" does not get that token."""
+    """A tokenizer has a kind, vocab (the bytes of each id), eot (the id of <|endoftext|>), encode()
+    and saved (for JSON). Text is only text: who types "<|endoftext|>" does not get that token."""
     vocab_size = property(lambda self: len(self.vocab))
 
     def decode(self, ids):
@@ -39,7 +39,7 @@ class Tokenizer:
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
     def save(self, path):
-        """As JSON, where a byte of a byte pair is its character of Latin-1: "é" is "Ã©"."""
+        """As JSON. A token of byte pairs shows a byte as that Latin-1 character: "é" is "Ã©"."""
         text = json.dumps({"kind": self.kind, **self.saved}, ensure_ascii=False, indent=1)
         write_whole(path, lambda file: file.write(text.encode()))
 
@@ -50,7 +50,7 @@ WORD = regex.compile(r"(?s)[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*|\p{N}+|.")
 
 
 class SymbolTokenizer(Tokenizer):
-    """One id for each known symbol, a character or a word; 0 is <unk>, 1 is <|endoftext|>."""
+    """One id for each known symbol, as split() cuts a text; 0 is <unk>, 1 is <|endoftext|>."""
     unk, eot = 0, 1
 
     def __init__(self, symbols):
@@ -60,7 +60,7 @@ class SymbolTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts, vocab_size=0):
-        """Keep the most frequent symbols, vocab_size of them with the two special ones; 0: all."""
+        """Keep the most frequent symbols; vocab_size counts the two special ones, too; 0: all."""
         counts = Counter(chain.from_iterable(map(cls.split, texts)))
         ranked = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
         return cls(ranked[:max(vocab_size - 2, 0)] if vocab_size else ranked)
@@ -85,7 +85,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 def learn_merges(word_counts):
     """Yield the most frequent pair of ids and how often it occurs, merged everywhere; repeat.
     word_counts maps each word to how often it occurs. Ids below 256 are bytes, a merge makes the
-    next id. Of equally frequent pairs the older is taken. A merge changes few words: so keep for
+    next id. Of equally frequent pairs the smaller ids go first. A merge changes few words: keep for
     each pair the words it is in, correct the counts there, and let a heap find the maximum."""
     words = [list(word.encode()) for word in word_counts]
     times = list(word_counts.values())
@@ -125,12 +125,12 @@ def learn_merges(word_counts):
 
 
 # Where can a text be cut, so that the ids of its pieces are those of the whole? After a letter or
-# digit and before a space or punctuation (but for the ' inside a word) each tokenizer ends a token.
+# digit and before a space or punctuation (but for the ' inside a word) each pattern ends a word.
 BOUNDARY = regex.compile(r"(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'’])")
 
 
 def chunks(text, size=1 << 16):
-    """The text in pieces of some size characters; where it has no boundary, of three times that."""
+    """Pieces of about size characters; with no boundary in three times that, cut anyway."""
     start = 0
     while start < len(text):
         cut = BOUNDARY.search(text, start + size, start + 3 * size)
@@ -176,7 +176,7 @@ class BPETokenizer(Tokenizer):
         return cls(vocab, theirs._pat_str, name)
 
     def encode_word(self, word):
-        """The ids of a word (bytes), written out: of all pairs, merge the one learned first."""
+        """encode() of one word (bytes), written out: of all pairs, merge the one learned first."""
         tokens = [bytes([b]) for b in word]
         while len(tokens) > 1:
             merged = [a + b for a, b in zip(tokens, tokens[1:])]
@@ -224,7 +224,7 @@ def load(path):
             return kind(symbols)
         vocab = [token.encode("latin-1") for token in found["vocab"]]
         if not {bytes([b]) for b in range(256)} <= set(vocab) or (
-                len(set(vocab)) + vocab.count(b"") < len(vocab)):
+                len({*vocab, b""}) - 1 + vocab.count(b"") < len(vocab)):
             raise ValueError("a byte has no token, or a token two ids")
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
@@ -251,7 +251,7 @@ def write_whole(path, write):
 class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
     def __init__(self, description):
-        super().__init__(None, "%(prog)s [...]", description, allow_abbrev=False)
+        super().__init__(usage="%(prog)s [...]", description=description, allow_abbrev=False)
         if sys.stdout:          # what its encoding lacks is shown as a ?
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
 
@@ -259,7 +259,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists every flag)".replace("\n", " ") + "\n")
 
 
-# Ctrl-C ends in no traceback: not even while torch is imported, so that others import this first.
+# Ctrl-C ends in no traceback, not even while torch is imported: so other files import this first.
 sys.excepthook = lambda kind, *error: kind is KeyboardInterrupt or sys.__excepthook__(kind, *error)
 
 
@@ -286,11 +286,11 @@ def main():
     parser = Parser("Show a text as each tokenizer cuts it.")
     parser.add_argument("text", nargs="?", default="To be, or not to be: naïve café, 你好")
     parser.add_argument("--file", default=__file__, help="text to learn from (default: this file)")
-    parser.add_argument("--merges", type=int, default=0, help="show the first merges of byte pairs")
+    parser.add_argument("--merges", type=int, default=0, help="cut it after 1, 2 ... N merges, too")
     options = parser.parse_args()
     with clear_errors():
-        if not 0 <= options.merges <= 10_000:
-            raise ValueError("--merges shows 0 to 10,000 merges")
+        if not 0 <= options.merges <= 1000:
+            raise ValueError("--merges takes 0 to 1,000")
         corpus = [Path(options.file).read_text(encoding="utf-8", errors="replace")]
         merges = [("bpe", 258 + n) for n in range(options.merges)]
         for name, vocab_size in [*merges, ("char", 0), ("word", 0), ("bpe", 0), ("gpt2", 0)]:

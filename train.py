@@ -50,10 +50,10 @@ class TrainConfig:
     warmup_steps: int = 20      # steps over which the learning rate rises from 0
     weight_decay: float = 0.1   # pull of every matrix towards 0
     grad_clip: float = 1.0      # a gradient longer than this is scaled down to it
-    dtype: Literal["float32", "bfloat16"] = "float32"   # of the products; weights stay float32
+    dtype: Literal["float32", "bfloat16"] = "float32"   # of training's products; not of weights
     compile: bool = False       # let torch.compile write kernels for this very model
     eval_every: int = 100       # steps from one evaluation on the validation split to the next
-    eval_tokens: int = 131_072  # how much of it an evaluation reads, evenly spread; 0: all of it
+    eval_tokens: int = 131_072  # an evaluation reads about so many or fewer, evenly spread; 0: all
     seed: int = 1               # fixes the first weights, the order of the batches, the dropout
 
 
@@ -77,7 +77,7 @@ def learning_rate(step, c):
 
 class Muon(torch.optim.Optimizer):
     """A matrix moves along the matrix nearest to its gradient that stretches no direction more than
-    another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(n)
+    another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(m)
     makes steps as long as AdamW's (Liu et al., 2025)."""
     @torch.no_grad()
     def step(self):
@@ -147,8 +147,8 @@ def train(net, optimizers, history, batch, loss, evaluate, folder, c, epoch_toke
     metrics.writelines(json.dumps(measured) + "\n" for measured in history)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16")
     saved_at, stop = time.monotonic(), []
-    handlers = {number: signal.signal(number, lambda *_: stop.append(1))    # after its step, the
-                for number in (signal.SIGINT, signal.SIGTERM)}              # loop looks at stop
+    handlers = {number: signal.signal(number, lambda *_: stop.append(1))
+                for number in (signal.SIGINT, signal.SIGTERM)}      # looked at after each step
     bar = tqdm(total=c.steps, initial=len(history), leave=False, disable=True if RANK else None)
     if RANK == 0:
         tqdm.write("   step   epoch  train loss   val loss  bits/byte        lr  tokens/s  seconds")
@@ -158,8 +158,8 @@ def train(net, optimizers, history, batch, loss, evaluate, folder, c, epoch_toke
             part = a * WORLD + RANK
             torch.manual_seed(c.seed + 1_000_003 * (step * parts + part))       # of the dropout
             tensors = [x.to(device) for x in batch(step, part, parts)]
-            wait = WORLD > 1 and a < c.accumulate - 1   # only in the step's last backward does DDP
-            with net.no_sync() if wait else contextlib.nullcontext():   # average the gradients
+            wait = WORLD > 1 and a < c.accumulate - 1   # DDP averages in the last backward
+            with net.no_sync() if wait else contextlib.nullcontext():
                 with autocast:
                     micro_loss = loss(net, *tensors) / c.accumulate         # ()
                 micro_loss.backward()                   # adds to the gradients
@@ -183,8 +183,8 @@ def train(net, optimizers, history, batch, loss, evaluate, folder, c, epoch_toke
         if evaluated:
             measured |= evaluate(model)
         if not math.isfinite(nats + grad_norm + measured.get("val_loss", 0)):
-            raise FloatingPointError(f"at step {step + 1:,} the loss is {nats}, its gradient "
-                                     f"{grad_norm}: try a smaller --learning-rate")
+            raise FloatingPointError(f"step {step + 1:,} ended in numbers not finite (loss {nats}, "
+                                     f"gradient {grad_norm}): try a smaller --learning-rate")
         history.append(measured)
         print(json.dumps(measured), file=metrics, flush=True)
         bar.update()
@@ -231,7 +231,7 @@ class Options:
 
 
 def start_run(options, given):
-    """The folder and config of a new run, from preset, arch and flags, the later the stronger."""
+    """The folder and config of a new run: flags over --init's over the preset's over the arch's."""
     for flag, others in (("data", {"source", "tokenizer", "vocab_size"}),
                          ("init", {"arch", "tokenizer", "vocab_size"})):
         if getattr(options, flag) and (others := given.keys() & others):
@@ -296,7 +296,7 @@ def main():
             try:
                 for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
-                history = [m for m in saved["history"] if m["seconds"] >= 0]
+                history = [m for m in saved["history"] if m["seconds"] > 0]     # or it raises
             except Exception as error:
                 raise ValueError(f"{folder / 'last.pt'} is damaged, or a best.pt ({error!r:.80})")
         elif options.init:
@@ -311,12 +311,12 @@ def main():
         if RANK == 0 and not options.resume:
             lock(folder)
 
-    net, V = model, model.config.vocab_size
-    if c.compile:
-        net.compile()
-    if WORLD > 1:
-        net = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True)
     with clear_errors((OSError, FloatingPointError, torch.OutOfMemoryError, *others_errors)):
+        net, V = model, model.config.vocab_size
+        if c.compile:
+            net.compile()
+        if WORLD > 1:
+            net = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True)
         if RANK == 0:
             corpus.tokenizer.save(folder / "tokenizer.json")
             text = json.dumps(config, indent=1)
@@ -326,17 +326,17 @@ def main():
             print(f"run      {folder}, {WORLD} x {device}\n"
                   f"corpus   {corpus.folder}: {n:,} tokens, {len(corpus.val):,} held out\n"
                   f"steps    {c.steps:,} of {B} x {T} tokens: {c.steps * B * T / n:.2f} epochs\n"
-                  f"model    {tables:,} parameters in tables, {matrices:,} in matrices: to each of "
-                  f"these {c.steps * B * T / matrices:.1f} tokens\n"
+                  f"model    {tables:,} parameters in tables, {matrices:,} elsewhere: "
+                  f"{c.steps * B * T / matrices:.1f} tokens read for each of the latter\n"
                   f"loss     {math.log(V):.3f} = ln({V}) would be a uniform guess's\n")
         train(net, optimizers, history,
-              lambda *which: data.batch(corpus.train, B, T, c.seed, *which),
+              lambda step, part, parts: data.batch(corpus.train, B, T, c.seed, step, part, parts),
               lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
               lambda model: evaluate(model, corpus, c), folder, c, n)
         if WORLD > 1:
             dist.barrier()
             dist.destroy_process_group()
-        name = shlex.quote(folder.name)
+        name = shlex.quote(folder.name if folder.parent == RUNS else str(folder))
         if RANK == 0 and len(history) < c.steps:
             print(f"stopped after step {len(history):,}: --name {name} --resume goes on")
         elif RANK == 0:
