@@ -150,7 +150,7 @@ FUSED = SimpleNamespace(**vars(RAW) | dict(
 class GPTConfig:
     """The shape of a GPT. A trailing comment is the flag's --help. The tokenizer decides on V."""
     vocab_size: int = 1024
-    context_length: int = 128    # the longest T: how many tokens the model sees at once
+    context_length: int = 256    # the longest T: how many tokens the model sees at once
     n_layer: int = 2             # blocks, one on top of the other
     n_head: int = 4              # H, attention heads; n_embd must be an even multiple of it
     n_kv_head: int = 0           # G, heads of keys and values; 0: n_head, fewer: grouped-query
@@ -163,7 +163,7 @@ class GPTConfig:
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
     ngram: int = 4               # runs of 2 tokens to this many have a vector, too; 1: none has
-    ngram_rows: int = 8192       # vectors of a table that the runs of each length share, by a hash
+    ngram_rows: int = 16_384       # vectors that the runs of each length share, by a hash
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
     bias: bool = False           # a bias in the linear layers of blocks and in layer norms
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero

@@ -41,11 +41,11 @@ from tqdm import tqdm
 @dataclass
 class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
-    steps: int = 1000           # batches to learn from, one step of the optimiser each
-    batch_size: int = 16        # B, windows of text in a batch, all ranks together
+    steps: int = 950            # batches to learn from, one step of the optimiser each
+    batch_size: int = 8         # B, windows of text in a batch, all ranks together
     accumulate: int = 1         # micro-batches that a batch is cut into, to need less memory
     optimizer: Literal["muon", "adamw"] = "muon"    # muon is for the matrices inside the blocks
-    learning_rate: float = 5e-3     # how far a step goes, at the end of the warm-up
+    learning_rate: float = 3e-3     # how far a step goes, at the end of the warm-up
     decay: Literal["linear", "cosine"] = "linear"   # its way down: to 0, or to a tenth
     warmup_steps: int = 20      # steps over which the learning rate rises from 0
     weight_decay: float = 0.1   # pull of every matrix towards 0
@@ -61,10 +61,10 @@ PRESETS = {     # what differs from the defaults
     "nano": dict(),             # minutes on two CPU cores
     "baseline": dict(arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000,
                      batch_size=12, learning_rate=1e-3, decay="cosine", warmup_steps=100),
-    "baby": dict(n_layer=6, n_head=6, n_embd=384, context_length=256, dropout=0.2, steps=2000,
-                 batch_size=64, learning_rate=3e-3, warmup_steps=50),
-    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, tokenizer="gpt2",
-                 steps=20_000, learning_rate=2e-3, warmup_steps=300, dtype="bfloat16")}
+    "baby": dict(n_layer=6, n_head=6, n_embd=384, dropout=0.2, steps=2000, batch_size=64,
+                 warmup_steps=50),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, batch_size=16, steps=20000,
+                 tokenizer="gpt2", learning_rate=2e-3, warmup_steps=300, dtype="bfloat16")}
 
 def learning_rate(step, c):
     """Rise while the optimiser finds out how large gradients are; then fall, so weights settle."""
