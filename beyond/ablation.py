@@ -36,7 +36,7 @@ CHANGES = (     # its name, why, and the flags that make it
     ("ngram", "which letters follow which is looked up", "--ngram 4"),
     ("muon", "the whole matrix takes the step", "--optimizer muon"),
     ("schedule", "higher, and in a line down to zero",
-     "--learning-rate 5e-3 --decay linear --warmup-steps 20"),
+     "--learning-rate 3e-3 --decay linear --warmup-steps 20"),
 )
 
 

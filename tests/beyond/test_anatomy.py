@@ -87,7 +87,7 @@ def test_what_is_printed_and_drawn(trained):
         assert row in gpt2 and "dropout" not in gpt2
     llama = inside("beyond.anatomy", "--arch", "llama", "--n-kv-head", 1, "--batch-size", 8,
                    "--dropout", 0.1, "--vocab-size", 300, cwd=trained)
-    assert "(8, 128, 5, 32)" in llama and "(8, 128, 300)" in llama and "dropout" in llama
+    assert "(8, 256, 5, 32)" in llama and "(8, 256, 300)" in llama and "dropout" in llama
     inside("beyond.anatomy", "--attention", "first", "10 $gree$", cwd=trained)
     picture = Image.open(trained / "attention.png")
     assert picture.size[0] > 300 and len(picture.convert("RGB").getcolors(1 << 20)) > 50
