@@ -358,6 +358,7 @@ def table(path, commands, *damages):
 
 
 nan, words = float("nan"), lambda tokens: put("symbols", tokens)
+@pytest.mark.slow
 @pytest.mark.parametrize("path, how, commands, says", [
     *table(CONFIG, READERS, *(
         (how, "config.json") for how in (

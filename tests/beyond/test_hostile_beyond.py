@@ -193,6 +193,7 @@ ALL = ("bootstrap first --out x.png; memorised --run first; ngram --run first; "
 LAWS = "curves first --out x.png; anatomy --utilisation first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path, how, commands, says", [
     *((f"{name}.png", FOLDER, command, name) for name, command in (
         ("curves", "curves first"), ("ablation", "ablation --source text.txt"),

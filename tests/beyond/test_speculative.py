@@ -51,7 +51,7 @@ def test_the_distribution_is_the_models():
 
 def test_a_text_has_the_distribution_of_the_model_alone():
     """The first two tokens that a model and its draft write, against the model's own figures."""
-    model, draft, n = lively().eval(), Reader(lively(n_layer=1).eval()), 1500
+    model, draft, n = lively().eval(), Reader(lively(n_layer=1).eval()), 800
     with torch.inference_mode():
         first = torch.softmax(model(torch.tensor([[3]]))[0, -1], -1)    # (V,)
         then = torch.softmax(model(torch.tensor([[3, a] for a in range(11)]))[:, -1], -1)
@@ -65,7 +65,7 @@ def test_a_text_has_the_distribution_of_the_model_alone():
     cells = [(seen[often], expected[often]), (seen[~often].sum(), expected[~often].sum())]
     chi2 = sum(((s - e) ** 2 / e).sum().item() for s, e in cells)
     degrees = int(often.sum())
-    assert degrees > 20 and chi2 < degrees + 5 * (2 * degrees) ** 0.5
+    assert degrees > 15 and chi2 < degrees + 5 * (2 * degrees) ** 0.5
 
 
 def test_the_formula_by_hand():
