@@ -118,7 +118,6 @@ def learn_merges(word_counts):
                         words_with[p].add(w)
                         made.add(p)
                 i += 1
-        count[pair] = 0
         for p in filter(count.get, made):
             heappush(heap, (-count[p], p))
         new += 1

@@ -142,11 +142,13 @@ def test_prepared_again_only_when_text_settings_or_code_changed(monkeypatch):
     first = stored(write("a.txt", TEXT))
     assert stored() == stored(write("b/a.txt", TEXT)) == first          # moved, and the same text
     others = [stored(vocab_size=9), stored("a.txt", "b/a.txt"), stored(write("b/a.txt", TEXT * 2))]
+    line = '{"text": "%s"}' % ("to be " * 50)       # the same bytes, read in another way
+    others += [stored(write("c.txt", line)), stored(write("c.jsonl", line))]
     for module in (data, tk):
         code = Path(module.__file__).read_bytes() + b"\n"
         monkeypatch.setattr(module, "__file__", write(f"{module.__name__}.py", code))
         others.append(stored())
-    assert len({folder for folder, _ in [first, *others]}) == 6 == len(left())
+    assert len({folder for folder, _ in [first, *others]}) == 8 == len(left())
 
 
 def test_an_interrupted_preparation_leaves_nothing(monkeypatch):
