@@ -1,7 +1,9 @@
 """Draws follow the probabilities, the cache changes no text, a damaged run is one line."""
+import contextlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +11,9 @@ import pytest
 import torch
 
 from conftest import inside, one_line
-from model import ARCHS
-from sample import (SampleConfig, find_run, generate, load_run, min_p, picker, read_config, stream,
-                    temperature, top_k, top_p)
+from model import ARCHS, GPT, GPTConfig
+from sample import (SampleConfig, find_run, generate, load_run, make_model, min_p, picker,
+                    read_config, stream, temperature, top_k, top_p)
 from test_model import as_transformers, lively
 
 
@@ -114,6 +116,17 @@ def test_find_run_and_load_run(here):
     assert tokenizer.decode(tokenizer.encode("green")) == "green"
     for name in ("third", "runs"):
         assert "second, first" in one_line("sample.py", name, cwd=".")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_memory_is_asked_for_before_it_is_taken(arch, monkeypatch):
+    """To write takes the weights; to learn, gradients and states, too: at least three times that."""
+    settings = asdict(GPTConfig(**ARCHS[arch] | dict(n_kv_head=0, tie_embeddings=True)))
+    n = 4 * sum(p.numel() for p in GPT(GPTConfig(**settings)).parameters())
+    for room, B, fits in ((1.05, 0, True), (0.6, 0, False), (3, 0, True), (1.9, 1, False)):
+        monkeypatch.setattr(os, "sysconf", lambda name: 1 if "SIZE" in name else room * n)
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="batch smaller"):
+            make_model(settings, B)
 
 
 def test_a_damaged_run_is_one_line_and_no_code_in_it_runs(here):
