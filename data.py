@@ -88,8 +88,8 @@ DOWNLOADS = {       # name: its file (a wheel is a zip of files), where that is 
                         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")}
 
 # What is read of a folder, also with .gz behind it; a file that is named may be called anything.
-ENDINGS = (".txt", ".md", ".rst", ".tex", ".org", ".jsonl", ".html", ".xml", ".py", ".js", ".ts",
-           ".c", ".h", ".cpp", ".cu", ".java", ".go", ".rs", ".rb", ".php", ".r", ".jl", ".sh")
+ENDINGS = tuple(".txt .md .rst .tex .org .jsonl .py .js .ts .c .h .cpp .cu .java .go .rs .rb .php "
+                ".swift .kt .scala .hs .lua .r .jl .sh .sql .html .css .xml .yaml .toml".split())
 
 
 def sha256(path):
