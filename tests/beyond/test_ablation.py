@@ -3,11 +3,12 @@ from dataclasses import asdict
 
 import pytest
 
+import data
 import train
 from beyond import ablation, curves
 from conftest import SMALL, inside, one_line, run
-from data import DataConfig
 from model import ARCHS, GPTConfig
+from sample import read_config
 
 
 def test_from_gpt2_to_the_default():
@@ -15,30 +16,49 @@ def test_from_gpt2_to_the_default():
     for _, _, change in ablation.CHANGES:
         flags += change.split()
         steps.append(ablation.settings(flags))
-    assert steps[-1] == asdict(GPTConfig()) | asdict(train.TrainConfig()) | asdict(DataConfig())
+    assert steps[-2] == asdict(GPTConfig()) | asdict(train.TrainConfig())
     gpt2 = train.PRESETS["baseline"] | ARCHS["gpt2"]
-    for name in (*ARCHS["gpt2"], "optimizer", "decay", "learning_rate", "warmup_steps"):
+    for name in (*ARCHS["gpt2"], "optimizer", "decay", "warmup_steps"):
         assert steps[0][name] == gpt2[name]
     changed = [{k for k in above if above[k] != below[k]} for below, above in zip(steps, steps[1:])]
-    assert [len(names) for names in changed] == [1] * 9 + [3]
+    assert [len(names) for names in changed] == [1] * 9 + [2, 1] and changed[-1] == {"ngram"}
+
+
+def test_the_last_tenth_is_held_out(trained):
+    corpus = data.load_corpus(trained / read_config(trained / "runs/first")["corpus"]["folder"])
+    tenth = data.load_corpus(ablation.hold_out(corpus.folder), corpus.tokenizer)
+    assert [*tenth.train, *tenth.val] == [*corpus.train]
+    assert len(tenth.val) == -(-len(corpus.train) // 10)
+    assert tenth.meta["val"]["bytes"] == len(corpus.tokenizer.decode(tenth.val.tolist()).encode())
 
 
 @pytest.mark.slow
-def test_two_runs(trained, tmp_path, monkeypatch):
-    """The second was stopped on its way. Then again, with nothing to do; then with other flags."""
+def test_two_changes(trained, tmp_path, monkeypatch):
+    """The runs of the first were stopped on their way. Then again, with nothing to do; then with other flags."""
+    flags, folder = ["--source", trained / "text.txt", *SMALL], tmp_path / "runs"
+    monkeypatch.setattr(ablation, "CHANGES", ablation.CHANGES[:1])
+    inside("beyond.ablation", *flags, "--steps", 10, cwd=tmp_path)
+    for config in folder.glob("*/config.json"):
+        config.write_text(config.read_text().replace('"steps": 10', '"steps": 20'))
+    monkeypatch.undo()
     monkeypatch.setattr(ablation, "CHANGES", ablation.CHANGES[:2])
-    flags, folder = ["--source", trained / "text.txt", "--steps", 20, *SMALL], tmp_path / "runs"
-    run("train.py", *ablation.CHANGES[0][2].split(), "--no-bias", *flags, "--steps", 10,
-        "--name", "ablation-01-no-bias", cwd=tmp_path)
-    config = folder / "ablation-01-no-bias/config.json"
-    config.write_text(config.read_text().replace('"steps": 10', '"steps": 20'))
+    flags += ["--steps", 20]
     said = inside("beyond.ablation", *flags, cwd=tmp_path)
-    one, other = (curves.read_metrics(path)[19]["val_loss"] for path in sorted(folder.iterdir()))
-    assert f"| {one:.3f} |  |" in said and f"| {other:.3f} | {other - one:+.3f} |" in said
+    losses = {path.name: [m["val_loss"] for m in curves.read_metrics(path) if "val_loss" in m][-1]
+              for path in folder.iterdir()}
+    close = abs(losses["ablation-00-gpt2"] - losses["ablation-01-no-bias"]) < 0.02
+    for name in ("00-gpt2", "01-no-bias"):
+        rates = {float(run.split("-rate-")[1]): loss for run, loss in losses.items()
+                 if f"{name}-rate" in run}
+        assert len(rates) == 3 and f"| {min(rates, key=rates.get):g} |" in said
+        seeds = [losses[name] for name in (f"ablation-{name}", f"ablation-{name}-seed-2")
+                 if name in losses]
+        assert len(seeds) == 1 + close and f"| {sum(seeds) / len(seeds):.3f} |" in said
+    assert f"| {1 + close} | {losses['ablation-01-no-bias-seconds']:.3f} |" in said
     again = inside("beyond.ablation", *flags, cwd=tmp_path)
-    assert said == "\n--- ablation-00-gpt2\n\n--- ablation-01-no-bias\n" + again
+    assert said.endswith(again) and "--- ablation" not in again
     says = one_line("beyond.ablation", *flags, "--steps", 30, cwd=tmp_path)
-    assert "ablation-00-gpt2 was trained with steps 20, not 30" in says
+    assert "was trained with steps 20, not 30" in says
 
 
 def test_flags_that_are_its_own(tmp_path):
