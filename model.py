@@ -4,7 +4,7 @@ A language model reads T tokens and gives, at each of the T positions, a score (
 token of its vocabulary: how well it would do as the next one. GPT (Radford et al., 2019; the
 transformer of Vaswani et al., 2017) gets there in three moves:
 
-    embed     each token id becomes a vector of C numbers; so may runs of 2, 3, 4 tokens
+    embed     each token id becomes a vector of C numbers; so may runs of 2, 3 tokens
     mix       n_layer blocks; in each, every position first gathers what it needs from the
               positions before it (attention), then works on it alone (the MLP)
     predict   each vector is compared with an output vector of every token: the logits
@@ -140,7 +140,7 @@ FUSED = SimpleNamespace(**vars(RAW) | dict(
     embedding=F.embedding, dropout=F.dropout, attention=fused_attention,
     linear=lambda x, W, b=None: F.linear(x, W.T, b),
     layer_norm=lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
-    gelu=lambda x: F.gelu(x, approximate="tanh"),
+    gelu=lambda x: F.gelu(x, approximate="tanh"), relu2=lambda x: x * F.relu(x),
     rotary=lambda x, cos, sin: torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin),
     cross_entropy=lambda logits, y: F.cross_entropy(logits.flatten(0, -2), y.flatten())))
 
@@ -162,8 +162,8 @@ class GPTConfig:
     activation: Literal["gelu", "relu2", "swiglu"] = "relu2"    # the activation function of the MLP
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
-    ngram: int = 4               # runs of 2 tokens to this many have a vector, too; 1: none has
-    ngram_rows: int = 16_384       # vectors that the runs of each length share, by a hash
+    ngram: int = 3               # runs of 2 tokens to this many have a vector, too; 1: none has
+    ngram_rows: int = 32_768     # vectors that the runs of each length share, by a hash
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
     bias: bool = False           # a bias in the linear layers of blocks and in layer norms
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero

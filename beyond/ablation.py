@@ -32,7 +32,8 @@ from sample import RUNS, pick_device, read_config
 from tokenizer import Parser, clear_errors, write_whole
 
 CHANGES = (     # its name, why, and the flags that make it
-    ("gpt2", "as in 2019", "--arch gpt2 --optimizer adamw --decay cosine --warmup-steps 100"),
+    ("gpt2", "as in 2019", "--arch gpt2 --optimizer adamw --decay cosine --warmup-steps 100"
+                           " --weight-decay 0.1"),
     ("no-bias", "one thing less to learn", "--no-bias"),
     ("rmsnorm", "scaling helps, centring does not", "--norm rmsnorm"),
     ("rotary", "a position is an angle: attention sees distances", "--position rotary"),
@@ -42,7 +43,8 @@ CHANGES = (     # its name, why, and the flags that make it
     ("untied", "reading and writing a token are two tasks", "--no-tie-embeddings"),
     ("ngram", "which tokens follow which is looked up", "--ngram 3"),
     ("muon", "the whole matrix takes the step", "--optimizer muon"),
-    ("schedule", "a short rise, then in a line down to zero", "--decay linear --warmup-steps 20"),
+    ("schedule", "a short rise, a line down to zero, more weight decay",
+     "--decay linear --warmup-steps 20 --weight-decay 0.5"),
     ("no-tables", "the default without its n-grams", "--ngram 1"),
 )
 FIRST_RATE = 1e-3       # GPT-2's; each change tries half and twice the rate of the one before

@@ -89,7 +89,7 @@ def test_the_loop_against_one_in_plain_pytorch(trained, tmp_path):
     corpus = data.load_corpus(next(tmp_path.glob("corpora/*")))
     torch.manual_seed(1)
     model = GPT(GPTConfig(**read(folder / "config.json")["model"]))
-    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
+    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.5},
               {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     for step, m in enumerate(metrics(folder)):
@@ -130,14 +130,14 @@ def test_optimizers(monkeypatch):
     kinds = [1 if p.dim() == 1 else 2 if "blocks" in name else 0 for name, p in weights.items()]
     assert [kinds.count(kind) for kind in range(3)] == [3, 2 * 8 + 2, 2 * 4]
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    assert [group["weight_decay"] for group in groups] == [0.1, 0, 0.1]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0, 0.5]
     for p, kind in zip(weights.values(), kinds):
         assert [sum(p is q for q in g["params"]) for g in groups] == [kind == i for i in range(3)]
     model.blocks[0].requires_grad_(False)
     before = {name: p.detach().clone() for name, p in weights.items()}
     pairs = [(p, torch.nn.Parameter(p.detach().clone())) for p in
              (model.blocks[1].W_up, model.blocks[1].W_down)]                    # wide, and tall
-    theirs = torch.optim.Muon([b for _, b in pairs], weight_decay=0.1, momentum=0.95,
+    theirs = torch.optim.Muon([b for _, b in pairs], weight_decay=0.5, momentum=0.95,
                               adjust_lr_fn="match_rms_adamw")
     optimizers = [*make_optimizers(model, TrainConfig()), theirs]
     for _ in range(3):

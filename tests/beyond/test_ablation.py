@@ -18,10 +18,11 @@ def test_from_gpt2_to_the_default():
         steps.append(ablation.settings(flags))
     assert steps[-2] == asdict(GPTConfig()) | asdict(train.TrainConfig())
     gpt2 = train.PRESETS["baseline"] | ARCHS["gpt2"]
-    for name in (*ARCHS["gpt2"], "optimizer", "decay", "warmup_steps"):
+    for name in (*ARCHS["gpt2"], "optimizer", "decay", "warmup_steps",
+                 "weight_decay"):
         assert steps[0][name] == gpt2[name]
     changed = [{k for k in above if above[k] != below[k]} for below, above in zip(steps, steps[1:])]
-    assert [len(names) for names in changed] == [1] * 9 + [2, 1] and changed[-1] == {"ngram"}
+    assert [len(names) for names in changed] == [1] * 9 + [3, 1] and changed[-1] == {"ngram"}
 
 
 def test_the_last_tenth_is_held_out(trained):
