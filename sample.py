@@ -107,10 +107,10 @@ def generate(model, prompts, n_tokens, pick):
 
 
 def stream(tokenizer, ids):
-    """The text of ids as they come, up to <|endoftext|>, and never half a character."""
+    """The text of ids as they come, up to its end, or a chat's, and never half a character."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for i in ids:
-        if i == tokenizer.eot:
+        if i == tokenizer.eot or tokenizer.vocab[i] == b"<|im_end|>":
             break
         yield decoder.decode(tokenizer.vocab[i])
     yield decoder.decode(b"", final=True)

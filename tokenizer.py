@@ -145,16 +145,16 @@ class BPETokenizer(Tokenizer):
         self.saved = {"pattern": pattern, "vocab": [token.decode("latin-1") for token in vocab]}
         self.eot = vocab.index(EOT.encode())
         self.rank = {token: i for i, token in enumerate(vocab) if token and i != self.eot}
-        self.tiktoken = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=self.rank,
-                                          special_tokens={})
+        every = {bytes([b]): len(vocab) + b for b in range(256)} | self.rank    # tiktoken needs all
+        self.tiktoken = tiktoken.Encoding(kind, pat_str=pattern, special_tokens={},
+                                          mergeable_ranks=every)
 
     @classmethod
     def train(cls, texts, vocab_size=1024):
         """Learn vocab_size tokens: 256 bytes, merges, <|endoftext|>; fewer if no pair is left."""
         if vocab_size < 257:
             raise ValueError(f"vocab_size is {vocab_size}; the bytes and {EOT} alone take 257")
-        words = regex.compile(GPT2_PATTERN)
-        pieces = chain.from_iterable(map(chunks, texts))
+        words, pieces = regex.compile(GPT2_PATTERN), chain.from_iterable(map(chunks, texts))
         counts = Counter(chain.from_iterable(map(words.findall, pieces)))
         vocab = [bytes([b]) for b in range(256)]
         merges = islice(learn_merges(counts), vocab_size - 257)
@@ -184,14 +184,14 @@ class BPETokenizer(Tokenizer):
                 break
             i = merged.index(first)
             tokens[i:i + 2] = [first]
-        return [self.rank[token] for token in tokens]
+        return [self.rank[token] for token in tokens if token in self.rank]
 
     def encode(self, text):
         """The ids of every word of a text, by OpenAI's tiktoken, on all cores if it is long."""
-        if len(text) < 1 << 16:
-            return self.tiktoken.encode_ordinary(text)
-        ids = self.tiktoken.encode_ordinary_batch(list(chunks(text)), num_threads=os.cpu_count())
-        return list(chain.from_iterable(ids))
+        ids = ([self.tiktoken.encode_ordinary(text)] if len(text) < 1 << 16 else
+               self.tiktoken.encode_ordinary_batch(list(chunks(text)), num_threads=os.cpu_count()))
+        V, ids = len(self.vocab), chain.from_iterable(ids)      # V or more: a byte without a token
+        return list(ids) if self.tiktoken.n_vocab <= V else [i for i in ids if i < V]
 
 
 LEARNED = {"char": (CharTokenizer, 0), "word": (WordTokenizer, 8192), "bpe": (BPETokenizer, 1024)}
@@ -222,9 +222,9 @@ def load(path):
                 raise ValueError("a symbol is there twice, or is none")
             return kind(symbols)
         vocab = [token.encode("latin-1") for token in found["vocab"]]
-        if not {bytes([b]) for b in range(256)} <= set(vocab) or (
+        if not {bytes([b]) for b in range(32, 127)} <= set(vocab) or (      # others: very rare ones
                 len({*vocab, b""}) - 1 + vocab.count(b"") < len(vocab)):
-            raise ValueError("a byte has no token, or a token two ids")
+            raise ValueError("a letter has no token, or a token two ids")
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None
