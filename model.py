@@ -85,7 +85,7 @@ def dropout(x, p):
 
 def rotary_table(T, D, base):
     """The cosines and sines by which rotary() turns the D numbers of a head, at T positions."""
-    frequency = base ** (-torch.arange(0, D, 2) / D)            # (D/2,), from 1 down to ~ 1 / base
+    frequency = 1 / base ** (torch.arange(0, D, 2) / D)         # (D/2,), from 1 down to ~ 1 / base
     angle = torch.arange(T)[:, None, None] * frequency          # (T, 1, D/2); the 1 is for heads
     cos, sin = angle.cos(), angle.sin()                         # of each pair: so each twice
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])   # (2, T, 1, D)
@@ -288,8 +288,8 @@ class GPT(nn.Module):
         if not c.tie_embeddings:
             self.W_vocab = weight(C, V)                         # (C, V)
 
-    def forward(self, ids, cache=None):
-        """Given a cache, ids are only what follows the tokens it has; context_length in all."""
+    def forward(self, ids, cache=None, last=0):
+        """Given a cache, ids are what follows its tokens. last: how many logits are asked; 0: T."""
         c, seen = self.config, (ids if cache is None else torch.cat([cache.ids, ids], dim=1))
         S, T = seen.shape[1], ids.shape[1]                      # seen is (B, S)
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)
@@ -310,4 +310,4 @@ class GPT(nn.Module):
         if cache is not None:
             cache.ids = seen
         W = self.token_table.T if c.tie_embeddings else self.W_vocab        # (C, V)
-        return c.ops.linear(self.norm(x), W)                    # (B, T, V)
+        return c.ops.linear(self.norm(x[:, -last:]), W)         # (B, T or last, V)

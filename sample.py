@@ -100,7 +100,7 @@ def generate(model, prompts, n_tokens, pick):
         if cache is None:
             room = min(L, window.shape[1] + n_tokens)
             cache, unread = Cache(model.config, len(prompts), room, device), window
-        ids = pick(model(unread, cache)[:, -1])                             # (B,)
+        ids = pick(model(unread, cache, last=1)[:, -1])                     # (B,)
         yield ids.tolist()
         unread = ids[:, None].to(device)                                    # (B, 1)
         window = torch.cat([window, unread], dim=1)                         # (B, T + 1)
