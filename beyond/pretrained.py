@@ -97,13 +97,13 @@ def read_tensors(path):
 def read_tokenizer(model, vocab_size, eos=0):
     """The tokenizer in tokenizer.json; or in vocab.json and merges.txt, as GPT-2's was at first."""
     path = find_file(model, "tokenizer.json", "vocab.json")
-    theirs = read_json(path)
+    theirs, where = read_json(path), path
     try:
         if path.name == "tokenizer.json":
             parts = parts_of(theirs)
         else:
-            path = find_file(model, "merges.txt")
-            merges = [line for line in path.read_text(encoding="utf-8").splitlines()
+            merges, where = find_file(model, "merges.txt"), f"{path} and merges.txt"
+            merges = [line for line in merges.read_text(encoding="utf-8").splitlines()
                       if line and not line.startswith("#version")]
             if sorted(theirs.values()) != list(range(len(theirs))):
                 raise ValueError("the ids of vocab.json are not 0, 1, 2 ...")
@@ -113,8 +113,8 @@ def read_tokenizer(model, vocab_size, eos=0):
     except OSError:
         raise
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
-        raise ValueError(f"{model} has no tokenizer that can be read: of {path}, "
-                         f"{str(error) or repr(error):.150}") from None
+        why = error if type(error) is ValueError else repr(error)
+        raise ValueError(f"no tokenizer can be read from {where}: {why!s:.170}") from None
 
 
 def our_weights(arch, c, theirs, path):

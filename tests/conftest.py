@@ -24,6 +24,7 @@ torch.set_num_threads(1)    # the models here are too small to share between cor
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"    # larger real data, where there is any
+CACHE = SHARED / "tiktoken_cache"
 sys.path.insert(0, str(ROOT))
 
 TEXT = "\n".join(f"{n} green bottle{'s' * (n != 1)} hanging on the wall," for n in range(300))

