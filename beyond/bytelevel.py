@@ -3,9 +3,9 @@ Byte-level tokenizers: how Hugging Face writes down what is a tokenizer.json of 
 
 Both know the same three things: how a text is split into words, the tokens, and which two make a
 third. Theirs lists the merges; here the order of the tokens says it, as of two pairs the one whose
-token came first is merged first. In their files a token is text, so each of the 256 bytes is spelled
-as one character that can be seen. And theirs marks special tokens, such as <|endoftext|> and
-<|im_end|>, which no text becomes: here they are the tokens that no merge makes.
+token came first is merged first. In their files a token is text, so each of the 256 bytes is
+spelled as one character that can be seen. And theirs marks special tokens, such as <|endoftext|>
+and <|im_end|>, which no text becomes: here they are the tokens that no merge makes.
 
     python -m beyond.bytelevel nano tokenizer.json      # for tokenizers.Tokenizer.from_file
 
@@ -77,9 +77,10 @@ def from_theirs(tokens, merges, special, pattern, vocab_size, eos):
              for token in tokens]
     merged = [bytes(BYTE_OF[c] for c in merge.replace(" ", "")) for merge in merges]
     made = [v for v, token in zip(vocab, tokens) if len(v) > 1 and token not in special]
-    if len(vocab) != vocab_size or merged != made:
-        raise ValueError(f"it must be {vocab_size:,} tokens, as many as the model's: bytes, special "
-                         "tokens, and what its merges make, in their order")
+    letters = {bytes([b]) for b in range(32, 127)}
+    if len(vocab) != vocab_size or merged != made or not letters <= {*vocab}:
+        raise ValueError(f"it must be {vocab_size:,} tokens, as many as the model's: bytes, "
+                         "special tokens, and what its merges make, in their order")
     if EOT.encode() not in vocab:
         vocab[eos] = EOT.encode()
     tokenizer = BPETokenizer(vocab, pattern)

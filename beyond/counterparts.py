@@ -3,11 +3,11 @@ Counterparts: what is called what in a model of ours and in the same one of Hugg
 
 --arch gpt2 computes what their GPT-2 does, --arch llama what their Llama does. So a model can go
 either way: each setting has its counterpart in their config.json, and each tensor in their
-model.safetensors. Three differences remain. Their Llama keeps its matrices as (n_out, n_in), ours are
-(n_in, n_out). It has queries, keys and values in three matrices, and gates and values of the MLP in
-two; here they lie side by side in one. And what is a choice here may be a constant there.
+model.safetensors. Three differences remain. Their Llama keeps its matrices as (n_out, n_in), ours
+are (n_in, n_out). It has queries, keys and values in three matrices, and gates and values of the
+MLP in two; here they lie side by side in one. And what is a choice here may be a constant there.
 
-    python -m beyond.counterparts nano --arch gpt2      # which names, or why there is no counterpart
+    python -m beyond.counterparts nano      # the names, or why there are none
 
 Papers: GPT-2 (Radford et al., 2019); Llama (Touvron et al., 2023).
 """
@@ -47,7 +47,8 @@ BLOCKS = {      # the same inside a block; several of theirs lie side by side in
              "W_out": "attn.c_proj.weight", "b_out": "attn.c_proj.bias",
              "W_up": "mlp.c_fc.weight", "b_up": "mlp.c_fc.bias",
              "W_down": "mlp.c_proj.weight", "b_down": "mlp.c_proj.bias"},
-    "llama": {"norm1.gain": "input_layernorm.weight", "norm2.gain": "post_attention_layernorm.weight",
+    "llama": {"norm1.gain": "input_layernorm.weight",
+              "norm2.gain": "post_attention_layernorm.weight",
               "W_qkv": "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight",
               "W_out": "self_attn.o_proj.weight", "W_down": "mlp.down_proj.weight",
               "W_up": "mlp.gate_proj.weight mlp.up_proj.weight"}}
@@ -78,15 +79,15 @@ def read_shape(theirs, path):
 
 def write_shape(c):
     """The arch that a GPTConfig is an instance of, and its config for them."""
-    differ = {arch: [f"{key} {getattr(c, key)}" for key, value in vars(GPTConfig(**settings)).items()
-                     if key in (*settings, "norm", "position") and key != "zero_init"
-                     and key not in SETTINGS[arch] and getattr(c, key) != value]
-              for arch, settings in ARCHS.items() if arch in SETTINGS}
+    switches = ("norm", "position", "activation", "qk_norm", "ngram", "bias")
+    differ = {arch: [f"{key} {getattr(c, key)}" for key in switches
+                     if getattr(c, key) != getattr(GPTConfig(**ARCHS[arch]), key)]
+              for arch in SETTINGS}
     if c.n_kv_head != c.n_head:
         differ["gpt2"].append(f"n_kv_head {c.n_kv_head}")
     arch = min(differ, key=lambda arch: len(differ[arch]))
     if differ[arch]:
-        raise ValueError(f"no counterpart there, not even in {arch}, have {', '.join(differ[arch])}")
+        raise ValueError(f"not even their {arch} has a counterpart of {', '.join(differ[arch])}")
     names = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
     return arch, {"model_type": arch, "architectures": [names[arch]], "dtype": "float32",
                   **{key: computed[0] for key, computed in CONSTANTS[arch].items()},
@@ -129,7 +130,8 @@ def show(arch, c):
     for name, theirs in tensors(arch, 1).items():
         for i, their_name in enumerate(theirs):
             if name in ours:
-                print(f"{their_name:49}" + (i == 0) * f"{name:20}{str(tuple(ours[name].shape)):>14}")
+                print(f"{their_name:49}"
+                      + (i == 0) * f"{name:20}{str(tuple(ours[name].shape)):>14}")
 
 
 def main():

@@ -1,16 +1,17 @@
 """
 Export: a run of ours leaves as a model of Hugging Face's.
 
-A folder with three files is what their libraries, and all that build on these, take for a model: its
-shape (config.json), its weights (model.safetensors), its tokenizer (tokenizer.json, and in
-tokenizer_config.json how to use it; of a model that chats, how turns are written). It is the way of
+A folder is what their libraries, and all that build on these, take for a model: with its shape
+(config.json), its weights (model.safetensors), its tokenizer (tokenizer.json, and how to use it in
+tokenizer_config.json; of a model that chats, how turns are written). It is the way of
 beyond/pretrained.py backwards: a run with --arch gpt2 becomes a GPT-2, one with --arch llama a
 Llama, and computes the same. For a run with other switches there is no model there: one line says
 which they are.
 
     python train.py --arch llama --name mine
     python -m beyond.export mine models/mine
-    python -c "from transformers import pipeline as p; print(p('text-generation', 'models/mine')('To'))"
+    python -c "import transformers; \\
+        print(transformers.pipeline('text-generation', 'models/mine')('To be'))"
 
 Needs the package safetensors.
 """
@@ -72,9 +73,9 @@ def main():
     options = parser.parse_args()
     with clear_errors():
         run, folder = find_run(options.run), Path(options.folder)
-        aside = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         if folder.exists():
             raise ValueError(f"{folder} is there: name a folder that is not")
+        aside = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         model, tokenizer = load_run(run)
         try:
             aside.mkdir(parents=True)

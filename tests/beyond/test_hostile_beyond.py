@@ -12,7 +12,7 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "theirs/config.json": json.dumps(dict(vocab_size=300, n_embd=16, n_layer=1, n_head=2,
                                               n_positions=8)),
         "theirs/vocab.json": "{}", "theirs/merges.txt": "", "theirs/model.safetensors": "x" * 99,
-        "long.txt": TEXT}
+        "long.txt": TEXT, "bad.gguf": "GGUF\3"}
 
 
 @pytest.fixture
@@ -179,6 +179,32 @@ def there(here):        # noqa: F811
     pretrained theirs --context-length 9 -> 8 positions
     pretrained theirs --context-length -1 -> 8 positions
     pretrained theirs -> vocab.json
+    pretrained bad.gguf -> bad.gguf
+    pretrained nowhere.gguf -> nowhere.gguf
+    gguf -> file
+    gguf nowhere.gguf -> nowhere.gguf
+    gguf text.txt -> text.txt is no GGUF
+    gguf bad.gguf -> bad.gguf is no GGUF
+    gguf empty -> empty
+    bytelevel first -> file
+    bytelevel nobody x.json -> nobody
+    bytelevel first nowhere/x.json -> nowhere
+    counterparts nobody -> nobody
+    counterparts first -> not even
+    export first -> folder
+    export nobody new -> nobody
+    export first new -> relu2
+    export first empty -> empty is there
+    export first text.txt -> text.txt is there
+    export first "" -> is there
+    chat nobody -> nobody
+    chat first --tokens 0 -> tokens
+    chat first --prompt a -> --prompt
+    chat first --samples 2 -> --samples
+    chat first --system a -> never taught
+    chat first --system "a\udcff" -> surrogate
+    chat first --tokens {MANY} -> tokens
+    chat first --device tpu -> tpu
     sharded --steps many -> --steps
     sharded --preset x -> --preset
     sharded --device tpu -> torchrun
