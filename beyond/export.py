@@ -10,7 +10,7 @@ which they are.
 
     python train.py --arch llama --name mine
     python -m beyond.export mine models/mine
-    python -c "import transformers; \\
+    python -c "import transformers;
         print(transformers.pipeline('text-generation', 'models/mine')('To be'))"
 
 Needs the package safetensors.
