@@ -10,8 +10,7 @@ which they are.
 
     python train.py --arch llama --name mine
     python -m beyond.export mine models/mine
-    python -c "import transformers;
-        print(transformers.pipeline('text-generation', 'models/mine')('To be'))"
+    python -c "import transformers as t; print(t.pipeline('text-generation', 'models/mine')('To'))"
 
 Needs the package safetensors.
 """
