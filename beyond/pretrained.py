@@ -68,8 +68,9 @@ def find_file(model, file, *others):
             return path
     hub = f"openai-community/{model}" if model in PUBLISHED else model
     if Path(model).exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub):
-        raise ValueError(f"there is no {Path(model) / file}; name a folder, a .gguf, smollm2, a "
-                         f"model of the hub (OWNER/NAME), or one of {', '.join(PUBLISHED)}")
+        paths = " or ".join([str(Path(model) / file), *others])
+        raise ValueError(f"there is no {paths}; name a folder, a .gguf, smollm2, a model of the "
+                         f"hub (OWNER/NAME), or one of {', '.join(PUBLISHED)}")
     try:
         from huggingface_hub import hf_hub_download
         return Path(hf_hub_download(hub, file))
