@@ -105,7 +105,7 @@ def ngram_hash(ids, T, n, rows):
     ids = torch.cat([ids.new_zeros(len(ids), n - 1), ids + 1], dim=1)       # (B, n - 1 + S)
     h, found, stop = 0, [], ids.shape[1]
     for k in range(n):                                          # the token k positions back
-        h = h * 1_000_003 + ids[:, stop - T - k:stop - k]       # (B, T)
+        h = h * 2_654_435_761 + ids[:, stop - T - k:stop - k]   # (B, T)
         found.append((k - 1) * rows + h % rows)                 # (B, T)
     return torch.stack(found[1:], dim=-1)                       # (B, T, n - 1), no 1-grams
 
@@ -163,7 +163,7 @@ class GPTConfig:
     mlp_width: int = 0           # numbers inside the MLP; 0: 4 n_embd, or 8/3 for swiglu
     qk_norm: bool = True         # RMS norm of queries and keys, so that no match is extreme
     ngram: int = 3               # runs of 2 tokens to this many have a vector, too; 1: none has
-    ngram_rows: int = 32_768     # vectors that the runs of each length share, by a hash
+    ngram_rows: int = 32_000     # vectors that the runs of each length share, by a hash
     tie_embeddings: bool = False    # one table turns ids into vectors and vectors into logits
     bias: bool = False           # a bias in the linear layers of blocks and in layer norms
     zero_init: bool = True       # blocks start by adding nothing: their last matrices are zero

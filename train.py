@@ -41,7 +41,7 @@ from tqdm import tqdm
 @dataclass
 class TrainConfig:
     """How the model learns. A trailing comment is the flag's --help."""
-    steps: int = 800            # batches to learn from, one step of the optimiser each
+    steps: int = 1100           # batches to learn from, one step of the optimiser each
     batch_size: int = 8         # B, windows of text in a batch, all ranks together
     accumulate: int = 1         # micro-batches that a batch is cut into, to need less memory
     optimizer: Literal["muon", "adamw"] = "muon"    # muon is for the matrices inside the blocks

@@ -196,8 +196,9 @@ def test_the_first_weights_and_ngrams_by_hand():
         assert p.std().item() == pytest.approx(spread / 100, rel=0.05)
     gpt, text = GPT(GPTConfig(**TINY, ngram=3)), torch.randint(11, (12,)).tolist()
     table, ids, x = gpt.ngram_table, [0, 0, *(i + 1 for i in text)], gpt.token_table[text]
-    two = [c * 1_000_003 + b for b, c in zip(ids[1:], ids[2:])]
-    three = [n * 1_000_003 + a for a, n in zip(ids, two)]
+    int64 = lambda n: (n + 2 ** 63) % 2 ** 64 - 2 ** 63         # as it overflows
+    two = [c * 2_654_435_761 + b for b, c in zip(ids[1:], ids[2:])]
+    three = [int64(n * 2_654_435_761 + a) for a, n in zip(ids, two)]
     x = x + table[[n % 50 for n in two]] + table[[50 + n % 50 for n in three]]
     expected = F.rms_norm(x, (16,), eps=1e-5) @ gpt.W_vocab
     torch.testing.assert_close(gpt(torch.tensor([text]))[0], expected)
