@@ -101,7 +101,7 @@ def rotary(x, cos, sin):
 
 def ngram_hash(ids, T, n, rows):
     """Rows of a table for the 2, 3 ... n tokens that end at each of the last T positions of ids
-    (B, S). N-grams are too many for a row each: a hash scatters each length's over `rows`."""
+    (B, S). N-grams are too many for a row each: by a hash (which may overflow) some share one."""
     ids = torch.cat([ids.new_zeros(len(ids), n - 1), ids + 1], dim=1)       # (B, n - 1 + S)
     h, found, stop = 0, [], ids.shape[1]
     for k in range(n):                                          # the token k positions back
@@ -289,7 +289,7 @@ class GPT(nn.Module):
             self.W_vocab = weight(C, V)                         # (C, V)
 
     def forward(self, ids, cache=None, last=0):
-        """Given a cache, ids are what follows its tokens. last: how many logits are asked; 0: T."""
+        """Given a cache, ids go on from its tokens. Logits of the `last` positions; 0: of all."""
         c, seen = self.config, (ids if cache is None else torch.cat([cache.ids, ids], dim=1))
         S, T = seen.shape[1], ids.shape[1]                      # seen is (B, S)
         x = c.ops.embedding(ids, self.token_table)              # (B, T, C)

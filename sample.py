@@ -174,8 +174,8 @@ def load_weights(model, path):
     try:                            # weights_only: it may hold tensors, never code
         saved = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
-    except OSError:
-        raise                       # it is not there, or may not be read: that is no damage
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise                       # that is no damage; a file cut short is another OSError
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
         raise ValueError(f"{path} is damaged, or of another model ({error!r:.150})") from None
     if not all(p.isfinite().all() for p in model.parameters()):

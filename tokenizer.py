@@ -139,15 +139,16 @@ def chunks(text, size=1 << 16):
 
 
 class BPETokenizer(Tokenizer):
-    """vocab lists the tokens in the order in which they were learned: an id is also a rank."""
+    """vocab lists the tokens in the order in which they were learned: an id is also a rank. A very
+    rare byte may have none, in vocabularies that others learned: encode() leaves it out."""
     def __init__(self, vocab, pattern=GPT2_PATTERN, kind="bpe"):
         self.vocab, self.pattern, self.kind = vocab, pattern, kind
         self.saved = {"pattern": pattern, "vocab": [token.decode("latin-1") for token in vocab]}
         self.eot = vocab.index(EOT.encode())
         self.rank = {token: i for i, token in enumerate(vocab) if token and i != self.eot}
-        every = {bytes([b]): len(vocab) + b for b in range(256)} | self.rank    # tiktoken needs all
+        rank = {bytes([b]): len(vocab) + b for b in range(256)} | self.rank     # none without one
         self.tiktoken = tiktoken.Encoding(kind, pat_str=pattern, special_tokens={},
-                                          mergeable_ranks=every)
+                                          mergeable_ranks=rank)
 
     @classmethod
     def train(cls, texts, vocab_size=1024):
@@ -190,12 +191,13 @@ class BPETokenizer(Tokenizer):
         """The ids of every word of a text, by OpenAI's tiktoken, on all cores if it is long."""
         ids = ([self.tiktoken.encode_ordinary(text)] if len(text) < 1 << 16 else
                self.tiktoken.encode_ordinary_batch(list(chunks(text)), num_threads=os.cpu_count()))
-        V, ids = len(self.vocab), chain.from_iterable(ids)      # V or more: a byte without a token
+        V, ids = len(self.vocab), chain.from_iterable(ids)      # V or more: a byte not in vocab
         return list(ids) if self.tiktoken.n_vocab <= V else [i for i in ids if i < V]
 
 
 LEARNED = {"char": (CharTokenizer, 0), "word": (WordTokenizer, 8192), "bpe": (BPETokenizer, 1024)}
 PUBLISHED = ("gpt2", "cl100k_base", "o200k_base")
+TEXT_BYTES = {bytes([b]) for b in (*b"\t\n", *range(32, 127), *range(128, 192), *range(194, 241))}
 
 
 def build(name, texts=(), vocab_size=0):
@@ -222,9 +224,8 @@ def load(path):
                 raise ValueError("a symbol is there twice, or is none")
             return kind(symbols)
         vocab = [token.encode("latin-1") for token in found["vocab"]]
-        if not {bytes([b]) for b in range(32, 127)} <= set(vocab) or (      # others: very rare ones
-                len({*vocab, b""}) - 1 + vocab.count(b"") < len(vocab)):
-            raise ValueError("a letter has no token, or a token two ids")
+        if not TEXT_BYTES <= set(vocab) or len({*vocab, b""}) - 1 + vocab.count(b"") < len(vocab):
+            raise ValueError("a byte of usual text has no token, or a token two ids")
         return BPETokenizer(vocab, found["pattern"], found["kind"])
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no tokenizer, or a damaged one ({error!r:.80})") from None

@@ -15,8 +15,8 @@ GPT-2's (Radford et al., 2019), which took it to bytes.
 import json
 
 from sample import find_run
-from tokenizer import (EOT, GPT2_PATTERN, WORD, BPETokenizer, Parser, clear_errors, load,
-                       write_whole)
+from tokenizer import (EOT, GPT2_PATTERN, TEXT_BYTES, WORD, BPETokenizer, Parser, clear_errors,
+                       load, write_whole)
 
 from tqdm import tqdm
 
@@ -77,8 +77,7 @@ def from_theirs(tokens, merges, special, pattern, vocab_size, eos):
              for token in tokens]
     merged = [bytes(BYTE_OF[c] for c in merge.replace(" ", "")) for merge in merges]
     made = [v for v, token in zip(vocab, tokens) if len(v) > 1 and token not in special]
-    letters = {bytes([b]) for b in range(32, 127)}
-    if len(vocab) != vocab_size or merged != made or not letters <= {*vocab}:
+    if len(vocab) != vocab_size or merged != made or not TEXT_BYTES <= {*vocab}:
         raise ValueError(f"it must be {vocab_size:,} tokens, as many as the model's: bytes, "
                          "special tokens, and what its merges make, in their order")
     if EOT.encode() not in vocab:

@@ -102,7 +102,7 @@ def test_the_merges_of_gpt2_are_found_again(monkeypatch):
 def test_what_has_no_counterpart_is_one_line(tmp_path, monkeypatch):
     make_run(tmp_path, "modern", bpe(), ngram_rows=50)
     says = lambda *flags: one_line(CHAPTER, *flags, cwd=tmp_path)   # noqa: E731
-    assert "activation relu2, qk_norm True, ngram 4" in says("x", "out")
+    assert "activation relu2, qk_norm True, ngram 3" in says("x", "out")
     assert "runs is there" in says("x", "runs") and "no run nobody" in says("nobody", "out")
     (tmp_path / "runs/x/best.pt").write_bytes(b"x")
     assert "best.pt is damaged" in says("x", "out")
