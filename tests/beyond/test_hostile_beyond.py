@@ -209,7 +209,22 @@ def there(here):        # noqa: F811
     sharded --preset x -> --preset
     sharded --device tpu -> torchrun
     sharded text.txt -> text.txt
-    sharded --data corpus --device cpu -> torchrun"""))
+    sharded --data corpus --device cpu -> torchrun
+    recurrent --steps 0 -> steps
+    recurrent --steps many -> --steps
+    recurrent --source nowhere -> nowhere
+    recurrent --source bad -> bad/b.txt
+    recurrent --source text.txt --tokenizer char --context-length 9999 -> context-length
+    recurrent --n-embd 17 -> n_embd
+    recurrent --out nowhere/x.png -> nowhere/x.png
+    recurrent --out text.txt -> text.txt
+    recurrent --device tpu -> tpu
+    recurrent --prompt x -> --prompt
+    recurrent --write nobody -> nobody
+    recurrent --write first -> no recurrent network
+    recurrent --write first --temperature -1 -> temperature
+    recurrent --write first --steps 3 -> --steps
+    recurrent --write first --prompt "a\udcff" -> surrogate"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
