@@ -12,7 +12,7 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "theirs/config.json": json.dumps(dict(vocab_size=300, n_embd=16, n_layer=1, n_head=2,
                                               n_positions=8)),
         "theirs/vocab.json": "{}", "theirs/merges.txt": "", "theirs/model.safetensors": "x" * 99,
-        "long.txt": TEXT, "bad.gguf": "GGUF\3"}
+        "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n"}
 
 
 @pytest.fixture
@@ -224,7 +224,22 @@ def there(here):        # noqa: F811
     recurrent --write first -> no recurrent network
     recurrent --write first --temperature -1 -> temperature
     recurrent --write first --steps 3 -> --steps
-    recurrent --write first --prompt "a\udcff" -> surrogate"""))
+    recurrent --write first --prompt "a\udcff" -> surrogate
+    translate --steps 0 -> steps
+    translate --steps many -> --steps
+    translate --pairs nowhere.tsv -> nowhere.tsv
+    translate --pairs text.txt -> text.txt, line 1
+    translate --pairs empty.txt -> empty.txt, line 1
+    translate --pairs latin.txt -> latin.txt
+    translate --pairs cut.txt.gz -> cut.txt.gz
+    translate --pairs few.tsv -> few.tsv has too few pairs
+    translate --pairs "" -> no file
+    translate "" -> empty
+    translate 123456789 -> longer
+    translate "a\udcff" -> surrogate
+    translate --out text.txt -> text.txt
+    translate --out nowhere/x.png -> nowhere/x.png
+    translate --device cpu -> --device"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
