@@ -239,7 +239,17 @@ def there(here):        # noqa: F811
     translate "a\udcff" -> surrogate
     translate --out text.txt -> text.txt
     translate --out nowhere/x.png -> nowhere/x.png
-    translate --device cpu -> --device"""))
+    translate --device cpu -> --device
+    masked text -> no [MASK]
+    masked "" -> no [MASK]
+    masked "[MASK] \udcff" -> surrogate
+    masked --steps 0 -> steps
+    masked --n-embd 17 --source text.txt --tokenizer char -> n_embd
+    masked --source nowhere -> nowhere
+    masked --source text.txt --tokenizer char --context-length 9999 -> context-length
+    masked --compare nobody -> nobody
+    masked --out text.txt -> text.txt
+    masked --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
