@@ -124,7 +124,7 @@ class EncoderDecoder(GPT):
             x = block(x)                                                        # (B, S, C)
         return self.source_norm(x)                                              # (B, S, C)
 
-    def forward(self, ids, cache=None, memory=None):
+    def forward(self, ids, cache=None, last=0, memory=None):
         """The logits (B, T, V) after each of ids (B, T); given a cache, ids are what is new."""
         c, before = self.config, 0 if cache is None else cache.ids.shape[1]
         x = c.ops.embedding(ids, self.token_table)                              # (B, T, C)
@@ -133,7 +133,7 @@ class EncoderDecoder(GPT):
             x = block(x, memory, rotation, cache, layer)                        # (B, T, C)
         if cache is not None:
             cache.ids = torch.cat([cache.ids, ids], dim=1)                      # (B, before + T)
-        return c.ops.linear(self.norm(x), self.W_vocab)                         # (B, T, V)
+        return c.ops.linear(self.norm(x[:, -last:]), self.W_vocab)      # (B, T or last, V)
 
 
 def loss_of(model, source, ids, targets):

@@ -17,6 +17,7 @@ def start(script, *arguments, cwd, **more):
         "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})
 
 
+@pytest.mark.slow
 def test_one_writer_a_run(trained, tmp_path):
     """The second is told who the first is; a lock ends with its process, however that ends."""
     flags = ["--source", trained / "text.txt", *SMALL]

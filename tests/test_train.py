@@ -347,7 +347,8 @@ def test_a_loss_that_is_not_finite_is_never_saved(step, trained, tmp_path, monke
     assert {load(tmp_path / "runs/nano", name)["step"] for name in ("last.pt", "best.pt")} == {8}
 
 
-@pytest.mark.parametrize("ranks, room", [(0, 6_200), (2, 20_000)])  # for metrics, for a checkpoint
+@pytest.mark.parametrize("ranks, room", [       # for metrics, for a checkpoint
+    (0, 6_200), pytest.param(2, 20_000, marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_old_checkpoint(ranks, room, trained, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "runs/first/last.pt").read_bytes()

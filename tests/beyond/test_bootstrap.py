@@ -41,7 +41,8 @@ def coverage(texts, n_blocks):
     return covered
 
 
-@pytest.mark.parametrize("n_blocks", [50, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_blocks", [50, 20])
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_their_stated_rate(n_blocks):
     """Of 500 texts 95 %, give or take 1 %; not if single tokens are the blocks."""
     for key, rate in coverage(simulate(500, 10_000), n_blocks).items():

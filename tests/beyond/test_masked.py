@@ -119,6 +119,7 @@ def test_an_embedding_is_the_mean_of_what_the_norm_returns():
     assert embed(model, [ids])[0] == pytest.approx(torch.cat(kept[:2]).mean(dim=0).numpy())
 
 
+@pytest.mark.slow
 def test_the_command_line(trained, tmp_path, monkeypatch):
     """Ten documents or more, of which one is held out whole, and its parts are the only scenes."""
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)

@@ -107,6 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, tmp_path, monkeypatch):
         run("whole", train.TrainConfig(steps=9))
 
 
+@pytest.mark.slow
 def test_the_comparison_and_what_it_writes(trained, tmp_path):
     flags = ["--source", trained / "text.txt", *SMALL, "--steps", 30, "--eval-every", 30]
     out = inside("beyond.recurrent", *flags, cwd=tmp_path)

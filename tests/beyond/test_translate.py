@@ -103,6 +103,7 @@ def test_what_is_padded_is_not_asked():
         assert right(model, source, ids, found).tolist() == [True, True]
 
 
+@pytest.mark.slow
 def test_a_file_of_pairs_is_learned_and_drawn(tmp_path, monkeypatch):
     """What is held out is never learned; a second time, nothing is left to learn."""
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)
