@@ -146,7 +146,7 @@ class BPETokenizer(Tokenizer):
         self.saved = {"pattern": pattern, "vocab": [token.decode("latin-1") for token in vocab]}
         self.eot = vocab.index(EOT.encode())
         self.rank = {token: i for i, token in enumerate(vocab) if token and i != self.eot}
-        rank = {bytes([b]): len(vocab) + b for b in range(256)} | self.rank     # none without one
+        rank = {bytes([b]): len(vocab) + b for b in range(256)} | self.rank     # it wants all 256
         self.tiktoken = tiktoken.Encoding(kind, pat_str=pattern, special_tokens={},
                                           mergeable_ranks=rank)
 

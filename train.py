@@ -61,12 +61,12 @@ PRESETS = {     # what differs from the defaults
     "nano": dict(),             # minutes on two CPU cores
     "race": dict(source=("tinyshakespeare",), tokenizer="char", steps=3000, ngram_rows=8192,
                  dropout=0.1, weight_decay=2.0),            # six epochs: much holds it back
-    "baseline": dict(arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", steps=2000,
-                     batch_size=12, learning_rate=1e-3, decay="cosine", warmup_steps=100,
-                     weight_decay=0.1),
+    "baseline": dict(arch="gpt2", n_layer=4, context_length=64, optimizer="adamw", decay="cosine",
+                 steps=2000, batch_size=12, learning_rate=1e-3, warmup_steps=100, weight_decay=0.1),
     "baby": dict(n_layer=6, n_head=6, n_embd=384, dropout=0.2, steps=2000, batch_size=64),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, context_length=1024, batch_size=16, steps=20000,
-                 tokenizer="gpt2", learning_rate=2e-3, warmup_steps=300, dtype="bfloat16")}
+                 tokenizer="gpt2", learning_rate=2e-3, warmup_steps=300, dtype="bfloat16",
+                 weight_decay=0.1)}
 
 def learning_rate(step, c):
     """Rise while the optimiser finds out how large gradients are; then fall, so weights settle."""

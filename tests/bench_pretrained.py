@@ -4,8 +4,8 @@ How fast a model of SmolLM2's shape reads and writes, beside transformers' Llama
     python tests/bench_pretrained.py            # about five minutes on two cores
     python tests/bench_pretrained.py --quick    # does it run? The figures mean nothing
 
-Greedy, by untrained models in float32. To write one token, all weights are read once: the last table
-says how often a second that could be done, if nothing else took time.
+Greedy, by untrained models in float32. To write one token, all weights are read once: the last
+table says how often a second that could be done, if nothing else took time.
 """
 import torch
 import transformers

@@ -35,7 +35,7 @@ def test_the_last_tenth_is_held_out(trained):
 
 @pytest.mark.slow
 def test_two_changes(trained, tmp_path, monkeypatch):
-    """The runs of the first were stopped on their way. Then again, with nothing to do; then with other flags."""
+    """The runs of the first were stopped. Then again, with nothing to do; then with other flags."""
     flags, folder = ["--source", trained / "text.txt", *SMALL], tmp_path / "runs"
     monkeypatch.setattr(ablation, "CHANGES", ablation.CHANGES[:1])
     inside("beyond.ablation", *flags, "--steps", 10, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Attention without a mask is PyTorch's; what is hidden stays hidden; clusters against known ones."""
+"""Attention without a mask is PyTorch's; what is hidden stays hidden; clusters are known ones."""
 import itertools
 
 import numpy as np
@@ -41,7 +41,7 @@ def test_attention_is_pytorchs_without_a_mask(kernels, G):
 
 @pytest.mark.parametrize("kernels", ["raw", "fused"])
 def test_a_hidden_token_is_seen_nowhere_and_all_others_everywhere(kernels):
-    """Nor does the run's own config keep a causal mask: each token that is read moves each logit."""
+    """The config of a run keeps no causal mask either: each token read moves each logit."""
     model, ids = lively(kernels=kernels), torch.randint(30, (1, 12))
     other = ids.clone()
     other[0, 7] = (ids[0, 7] + 1) % 30
@@ -81,7 +81,8 @@ def test_blanks_are_filled_with_the_models_own_probabilities(trained):
     words = data.load_corpus(next((trained / "corpora").iterdir())).tokenizer
     model, mask = lively(vocab_size=words.vocab_size + 1), words.vocab_size
     first, second = fill(model, words, "a [MASK]b[MASK]", k=3)
-    logits = model(torch.tensor([[*words.encode("a"), mask, *words.encode("b"), mask]]))[0, :, :mask]
+    text = [*words.encode("a"), mask, *words.encode("b"), mask]
+    logits = model(torch.tensor([text]))[0, :, :mask]
     for t, found in ((1, first), (3, second)):
         p, ids = logits[t].softmax(dim=-1).sort(descending=True)
         assert [token for token, _ in found] == [
