@@ -35,12 +35,12 @@ def write_json(path, content):
 
 def export(model, tokenizer, folder):
     """Write a model and its tokenizer into a folder that is there; return what kind it became."""
+    c, vocab = model.config, tokenizer.vocab
+    arch, config = write_shape(c)
     try:
         from safetensors.torch import save
     except ImportError:
         raise ValueError("it takes the package: pip install safetensors") from None
-    c, vocab = model.config, tokenizer.vocab
-    arch, config = write_shape(c)
     theirs = tokenizer_to_theirs(tokenizer)
     names = {token["id"]: token["content"] for token in theirs["added_tokens"]}
     ends = [vocab.index(END), tokenizer.eot] if can_chat(tokenizer) else [tokenizer.eot]
