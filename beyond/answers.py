@@ -14,13 +14,13 @@ probable a run finds each of some answers, in all and for each of its tokens:
 
 Paper: Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927).
 """
-from model import Cache
-from sample import find_run, generate, load_run
-from tokenizer import Parser, clear_errors, write_whole
-
 import json
 import math
 from pathlib import Path
+
+from model import Cache
+from sample import find_run, generate, load_run
+from tokenizer import Parser, clear_errors, write_whole
 
 import torch
 
@@ -62,7 +62,7 @@ def choose(model, prefix, questions, answers):
     log_p is a list with, for each of answers[i], the log-probabilities (n,) of its n tokens.
     All are lists of ids, none of a question or an answer is empty; prefix stands before each
     question. Together they must fit into the context."""
-    device, start = model.token_table.device, None
+    device = model.token_table.device
     start = Cache(model.config, 1, len(prefix), device)
     if prefix:
         model(torch.tensor([prefix], device=device), start, last=1)

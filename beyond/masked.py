@@ -25,7 +25,7 @@ from types import SimpleNamespace
 
 import data
 from beyond.curves import picture
-from beyond.recurrent import learn
+from beyond.learn import learn
 from model import GPTConfig, dropout, softmax
 from sample import find_run, load_run, make_model, pick_device
 from tokenizer import Parser, clear_errors, visible, write_whole

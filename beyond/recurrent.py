@@ -17,7 +17,6 @@ model is model.py's GPT with a cell where attention was, and all else, the n-gra
 It trains seven runs and ends in a table and recurrent.png; after Ctrl-C the same command goes on.
 runs/recurrent-gpt is a run like any other; the others only this chapter can load.
 """
-import json
 import math
 import sys
 from dataclasses import asdict, replace
@@ -25,13 +24,14 @@ from dataclasses import asdict, replace
 import data
 import tokenizer
 from beyond.curves import picture
+from beyond.learn import learn
 from beyond.ngram import MOST, NGram
 from eval import log_probs
 from model import Block, GPTConfig, weight
-from sample import (RUNS, SampleConfig, find_run, load_weights, lock, make_model, pick_device,
-                    read_config, write)
+from sample import (SampleConfig, find_run, load_weights, make_model, pick_device, read_config,
+                    write)
 from tokenizer import Parser, clear_errors, write_whole
-from train import TrainConfig, evaluate, make_optimizers, train
+from train import TrainConfig, evaluate
 
 import numpy as np
 import torch
@@ -119,37 +119,6 @@ def load(folder):
     model = make(cell, settings)
     load_weights(model, folder / "best.pt")
     return model.eval(), tokenizer.load(folder / "tokenizer.json")
-
-
-# ------------ Learning, by train.py's loop.
-
-def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_tokens):
-    """Train in runs/NAME, from where it stopped if it is there; return its history.
-    In the end the model is the best one."""
-    folder, optimizers, history = RUNS / name, make_optimizers(model, c), []
-    settings, there = json.loads(json.dumps(settings)), folder.exists()
-    if there and not ((folder / "last.pt").exists() and read_config(folder) == settings):
-        raise ValueError(f"{folder} has other settings: delete it, or rename it, to start anew")
-    lock(folder)
-    if there:
-        saved = load_weights(model, folder / "last.pt")
-        try:
-            for i, optimizer in enumerate(optimizers):
-                optimizer.load_state_dict(saved["optimizers"][i])
-            history = [m for m in saved["history"] if m["seconds"] > 0]
-        except Exception as error:
-            raise ValueError(f"{folder / 'last.pt'} is damaged ({error!r:.80})") from None
-    else:
-        tokenizer.save(folder / "tokenizer.json")
-        (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    if len(history) < c.steps:
-        print(f"\n--- {folder}, {c.steps:,} steps")
-        train(model, optimizers, history, batch, loss, evaluate, folder, c, epoch_tokens)
-    if len(history) < c.steps:
-        print(f"stopped after step {len(history):,}: the same command goes on")
-        sys.exit(130)
-    load_weights(model.eval(), folder / "best.pt")
-    return history
 
 
 def fit(cell, name, corpus, shape, c, device):

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import data
 from beyond.curves import picture
+from beyond.learn import learn
 from beyond.masked import full_attention, with_full_attention
-from beyond.recurrent import learn
 from model import GPT, Block, GPTConfig, Norm, weight
 from sample import generate, pick_device
 from tokenizer import EOT, BPETokenizer, Parser, clear_errors, visible, write_whole

@@ -1,0 +1,84 @@
+"""
+Learn: train.py's loop for another model, another loss, other batches.
+
+What a chapter gives to train.py's loop differs, and all else is the same: a run folder with its
+settings and its tokenizer, last.pt from which the same command goes on after a kill, best.pt, the
+curves. This is that, and the settings that fine-tuning wants instead of train.py's. (To fine-tune
+on plain text, all weights, needs none of it: python train.py --init RUN --source ... .)
+
+    python -m beyond.learn      # the settings of fine-tuning beside those of train.py
+"""
+import json
+import sys
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from sample import RUNS, load_weights, lock, read_config
+from tokenizer import Parser, write_whole
+from train import TrainConfig, make_optimizers, train
+
+import torch
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """train.py's settings, where fine-tuning wants others."""
+    steps: int = 100            # batches to learn from
+    batch_size: int = 8         # windows of text in a batch
+    learning_rate: float = 1e-3     # at the end of the warm-up; in full, a tenth of it
+    warmup_steps: int = 10      # steps over which the learning rate rises from 0
+    weight_decay: float = 0.0   # pull of every matrix towards 0
+    optimizer: Literal["adamw"] = "adamw"
+    eval_every: int = 20        # steps from one evaluation to the next
+    eval_tokens: int = 16_384   # an evaluation reads about so many; 0: all
+    seed: int = 1               # fixes A, and the order of the batches
+
+
+def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_tokens):
+    """Train in runs/NAME, from where it stopped if it is there; return its history.
+    In the end the model is the best one."""
+    folder, optimizers, history = RUNS / name, make_optimizers(model, c), []
+    settings, there = json.loads(json.dumps(settings)), folder.exists()
+    if there and not ((folder / "last.pt").exists() and read_config(folder) == settings):
+        raise ValueError(f"{folder} has other settings: delete it, or rename it, to start anew")
+    lock(folder)
+    if there:
+        saved = load_weights(model, folder / "last.pt")
+        try:
+            for i, optimizer in enumerate(optimizers):
+                optimizer.load_state_dict(saved["optimizers"][i])
+            history = [m for m in saved["history"] if m["seconds"] > 0]
+        except Exception as error:
+            raise ValueError(f"{folder / 'last.pt'} is damaged ({error!r:.80})") from None
+    else:
+        tokenizer.save(folder / "tokenizer.json")
+        (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    if len(history) < c.steps:
+        print(f"\n--- {folder}, {c.steps:,} steps")
+        train(model, optimizers, history, batch, loss, evaluate, folder, c, epoch_tokens)
+    if len(history) < c.steps:
+        print(f"stopped after step {len(history):,}: the same command goes on")
+        sys.exit(130)
+    load_weights(model.eval(), folder / "best.pt")
+    return history
+
+
+def save_run(model, words, settings, folder):
+    """An ordinary run, for sample.py, eval.py and all others."""
+    words.save(folder / "tokenizer.json")
+    state = {"model": model.state_dict(), "step": settings["train"]["steps"]}
+    write_whole(folder / "best.pt", lambda file: torch.save(state, file))
+    content = json.dumps(settings, indent=1).encode()
+    write_whole(folder / "config.json", lambda file: file.write(content))
+
+
+def main():
+    Parser("Show the settings of fine-tuning beside those of train.py.").parse_args()
+    print(f"{'':16}{'train.py':>12}{'fine-tuning':>14}")
+    for usual, own in zip(fields(TrainConfig), fields(TuneConfig)):
+        if usual.default != own.default:
+            print(f"{own.name:16}{usual.default!s:>12}{own.default!s:>14}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""
+LoRA: fine-tuning that leaves the model as it is, and learns a small change to it.
+
+To fine-tune is to train on, with a text of one's own. Done in full, every weight W moves, and for
+each the gradient and two averages of AdamW's are kept: four times the model's size. But what a
+change of W needs is little: it has nearly all its effect in a few directions. So let W be, and
+learn a matrix of rank r beside it, as a product of two narrow ones:
+
+    x W  becomes  x W + (alpha / r) (x A) B         A is (n_in, r), B (r, n_out), r far below both
+
+A begins random and B at zero, so the model begins as it was. What is learned is saved by itself, a
+few MB to send somebody who has the model; or it is added to W, once and for all, and then costs
+nothing. alpha / r keeps steps of about one length, so that the learning rate need not be found
+anew for every rank.
+
+    python -m beyond.lora smollm2 --source letters/ --name letters      # a run like any other
+    python -m beyond.lora smollm2 --adapter runs/letters/adapter --name copy  # or from it
+    python -m beyond.lora nano --source letters/ --ranks 1 4 16 64      # and full: what is it worth?
+
+Which matrices? By default all of a block's. Which learning rate? Some ten times that of full
+fine-tuning (Schulman et al., 2025, LoRA Without Regret). Paper: LoRA (Hu et al., 2021).
+"""
+import hashlib
+import math
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import data
+from beyond.learn import TuneConfig, learn, save_run
+from sample import RUNS, find_run, load_run, load_weights, pick_device, read_config
+from tokenizer import Parser, clear_errors
+from train import evaluate
+
+import torch
+from torch import nn
+
+TARGETS = {"attention": ("W_qkv", "W_out"), "mlp": ("W_up", "W_down"),
+           "all": ("W_qkv", "W_out", "W_up", "W_down")}
+
+
+@dataclass
+class LoRAConfig:
+    rank: int = 8           # r, columns of A and rows of B; more can change more
+    alpha: float = 16.0     # the change is multiplied by alpha / rank
+    targets: Literal["all", "attention", "mlp"] = "all"     # which matrices of a block
+
+
+class LoRA(nn.Module):
+    """A model with a change of low rank beside its matrices. To the training loop its parameters,
+    and what a checkpoint holds, are those of the change alone."""
+    def __init__(self, model, c):
+        super().__init__()
+        self.__dict__["model"] = model.requires_grad_(False)    # so that it is no part of this one
+        self.config, self.token_table = model.config, model.token_table
+        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
+        for i, block in enumerate(model.blocks):
+            for name in TARGETS[c.targets]:
+                W, key = getattr(block, name), f"{i}_{name}"
+                n_in, n_out = W.shape
+                self.A[key] = nn.Parameter(torch.randn(n_in, c.rank) / math.sqrt(n_in))
+                self.B[key] = nn.Parameter(torch.zeros(c.rank, n_out))
+                W.change = (self.A[key], self.B[key], c.alpha / c.rank)
+        self.plain = model.config.ops
+
+        def linear(x, W, b=None):
+            y = self.plain.linear(x, W, b)                                  # (..., n_out)
+            if hasattr(W, "change"):
+                A, B, scale = W.change
+                y = y + scale * ((x @ A) @ B)       # x @ A is (..., r): little to compute and keep
+            return y
+        model.config.ops = SimpleNamespace(**vars(self.plain) | {"linear": linear})
+
+    def train(self, mode=True):
+        self.model.train(mode)
+        return super().train(mode)
+
+    def forward(self, ids, cache=None, last=0):
+        return self.model(ids, cache, last)                                 # (B, T, V)
+
+    @torch.no_grad()
+    def merge(self):
+        """Add the change to the matrices; return the model, which computes the same without it."""
+        for block in self.model.blocks:
+            for W in block.parameters():
+                if hasattr(W, "change"):
+                    A, B, scale = W.change
+                    W += scale * A @ B                                      # (n_in, n_out)
+                    del W.change
+        self.model.config.ops = self.plain
+        return self.model
+
+
+def digest(model):
+    """Of all weights: whose change it is."""
+    sha = hashlib.sha256()
+    for p in model.parameters():
+        sha.update(p.detach().cpu().numpy().data)
+    return sha.hexdigest()
+
+
+def tune(run, corpus, name, lora, c, T, device):
+    """Fine-tune a run on a corpus, in windows of T tokens, in runs/NAME: (the model, LoRA or, if
+    lora is None, in full; its history)."""
+    model, words = load_run(run, device)
+    if T > model.config.context_length:
+        raise ValueError(f"{run} has {model.config.context_length:,} positions, not {T:,}")
+    model.config.context_length = T             # of an evaluation's windows
+    more = {"base": str(run)} | (asdict(lora) | {"digest": digest(model)} if lora else {})
+    settings = {"data": corpus.meta["config"], "model": read_config(run)["model"],
+                "train": asdict(c) | more, "corpus": {"folder": str(corpus.folder)}}
+    torch.manual_seed(c.seed)
+    net = LoRA(model, lora).to(device) if lora else model
+    return net, learn(
+        name, net, settings, words, c,
+        lambda step, part, parts: data.batch(corpus.train, c.batch_size, T, c.seed, step, part,
+                                             parts),
+        lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
+        lambda net: evaluate(net, corpus, c), len(corpus.train))
+
+
+def load_adapter(model, folder):
+    """LoRA, as a folder of its training has it, beside the model it was learned with."""
+    settings = read_config(folder)["train"]
+    try:
+        c = data.checked(LoRAConfig, {k: settings[k] for k in ("rank", "alpha", "targets")})
+        theirs = settings["digest"]
+    except KeyError:
+        raise ValueError(f"{folder} holds no adapter") from None
+    if theirs != digest(model):
+        raise ValueError(f"the adapter in {folder} was learned beside other weights, those of "
+                         f"{settings['base']}")
+    net = LoRA(model, c)
+    load_weights(net, folder / "best.pt")
+    return net
+
+
+def kept(net, folder):
+    """Bytes that learning keeps beside the weights: gradients, and the optimiser's averages."""
+    saved = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
+    averages = sum(x.nbytes for optimizer in saved["optimizers"]
+                   for state in optimizer["state"].values() for x in state.values())
+    return sum(p.nbytes for p in net.parameters() if p.requires_grad) + averages
+
+
+def compare(run, corpus, name, lora, c, T, device, ranks):
+    """The table: each rank, and full fine-tuning at a tenth of the learning rate."""
+    whole, rows = replace(c, eval_tokens=0), []
+    base = load_run(run, device)[0]
+    base.config.context_length = T
+    before = evaluate(base, corpus, whole)["val_bits_per_byte"]
+    for rank in (*ranks, None):
+        own = replace(lora, rank=rank) if rank else None
+        ways = c if rank else replace(c, learning_rate=c.learning_rate / 10)
+        called = f"{name}/{f'rank-{rank}' if rank else 'full'}"
+        net, history = tune(run, corpus, called, own, ways, T, device)
+        n = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        rows.append((f"rank {rank}" if rank else "full", n, kept(net, RUNS / called) / 1e6,
+                     (RUNS / called / "best.pt").stat().st_size / 1e6, history[-1]["seconds"],
+                     evaluate(net, corpus, whole)["val_bits_per_byte"]))
+    print(f"\n{'':9}{'learned':>12}{'kept, MB':>10}{'file, MB':>10}{'seconds':>9}  bits/byte\n"
+          f"{'before':50}{before:11.4f}")
+    for row in rows:
+        print("{:9}{:12,}{:10.1f}{:10.1f}{:9.1f}{:11.4f}".format(*row))
+
+
+def main():
+    parser = Parser("Fine-tune a run with a change of low rank, on a text of yours.")
+    parser.add_argument("run", help="name or folder of the run whose weights to start from")
+    parser.add_argument("--source", nargs="+", metavar="...", help="files and folders of text")
+    parser.add_argument("--name", default="lora", help="name of the new run (default: lora)")
+    parser.add_argument("--adapter", metavar="FOLDER", help="instead of learning: add the change "
+                                                            "that another run has learned")
+    parser.add_argument("--ranks", nargs="+", type=int, metavar="R",
+                        help="train one for each rank, and one in full, and compare")
+    parser.add_argument("--window", type=int, default=256, metavar="T",
+                        help="tokens of context in training (default: 256)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    data.add_flags(parser, LoRAConfig, TuneConfig)
+    given = vars(parser.parse_args())
+    with clear_errors():
+        run, folder, T = find_run(given["run"]), RUNS / given["name"], given["window"]
+        lora, c = data.checked(LoRAConfig, given), data.checked(TuneConfig, given)
+        device = pick_device(given["device"])
+        if folder.parent != RUNS or (folder / "best.pt").exists():
+            raise ValueError(f"{given['name']} is taken, or is no name: give another --name")
+        if (given["source"] is None) == (given["adapter"] is None):
+            raise ValueError("give either a --source to learn from, or the --adapter of a run")
+        model, words = load_run(run)
+        settings = read_config(run)
+        if given["adapter"]:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_run(load_adapter(model, Path(given["adapter"])).merge(), words, settings, folder)
+            return print(f"{folder} is {run} with the change of {given['adapter']}")
+        corpus = data.load_corpus(data.prepare(data.checked(data.DataConfig, {
+            "source": given["source"], "tokenizer": str(run / "tokenizer.json")})), words)
+        if min(len(corpus.train), len(corpus.val)) <= T:
+            raise ValueError(f"a split of {corpus.folder} is no longer than --window {T}")
+        if min(given["ranks"] or [1]) < 1:
+            raise ValueError("a rank is at least 1")
+    with clear_errors((ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)):
+        if given["ranks"]:
+            return compare(run, corpus, given["name"], lora, c, T, device, given["ranks"])
+        net, _ = tune(run, corpus, f"{given['name']}/adapter", lora, c, T, device)
+        n, all_of = (sum(p.numel() for p in x.parameters()) for x in (net, net.model))
+        net.config.context_length = settings["model"]["context_length"]
+        save_run(net.merge(), words, settings | {"corpus": {"folder": str(corpus.folder)}}, folder)
+        for file in ("metrics.jsonl", "loss.png"):
+            shutil.copy(folder / "adapter" / file, folder / file)
+        size = (folder / "adapter/best.pt").stat().st_size
+        print(f"\nlearned {n:,} numbers beside {all_of:,}: {folder}/adapter, {size / 1e6:.1f} MB.\n"
+              f"{folder} is the run with the change in it: python sample.py {given['name']}")
+
+
+if __name__ == "__main__":
+    main()
