@@ -15,12 +15,13 @@ anew for every rank.
 
     python -m beyond.lora smollm2 --source letters/ --name letters      # a run like any other
     python -m beyond.lora smollm2 --adapter runs/letters/adapter --name copy  # or from it
-    python -m beyond.lora nano --source letters/ --ranks 1 4 16 64      # and full: what is it worth?
+    python -m beyond.lora nano --source letters/ --ranks 1 4 16 64  # and full, compared
 
 Which matrices? By default all of a block's. Which learning rate? Some ten times that of full
 fine-tuning (Schulman et al., 2025, LoRA Without Regret). Paper: LoRA (Hu et al., 2021).
 """
 import hashlib
+import json
 import math
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -53,8 +54,9 @@ class LoRA(nn.Module):
     and what a checkpoint holds, are those of the change alone."""
     def __init__(self, model, c):
         super().__init__()
-        self.__dict__["model"] = model.requires_grad_(False)    # so that it is no part of this one
-        self.config, self.token_table = model.config, model.token_table
+        # Past nn.Module's eye, so that neither is a part of this one.
+        self.__dict__.update(model=model.requires_grad_(False), token_table=model.token_table)
+        self.config = model.config
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for i, block in enumerate(model.blocks):
             for name in TARGETS[c.targets]:
@@ -105,8 +107,6 @@ def tune(run, corpus, name, lora, c, T, device):
     """Fine-tune a run on a corpus, in windows of T tokens, in runs/NAME: (the model, LoRA or, if
     lora is None, in full; its history)."""
     model, words = load_run(run, device)
-    if T > model.config.context_length:
-        raise ValueError(f"{run} has {model.config.context_length:,} positions, not {T:,}")
     model.config.context_length = T             # of an evaluation's windows
     more = {"base": str(run)} | (asdict(lora) | {"digest": digest(model)} if lora else {})
     settings = {"data": corpus.meta["config"], "model": read_config(run)["model"],
@@ -124,15 +124,12 @@ def tune(run, corpus, name, lora, c, T, device):
 def load_adapter(model, folder):
     """LoRA, as a folder of its training has it, beside the model it was learned with."""
     settings = read_config(folder)["train"]
-    try:
-        c = data.checked(LoRAConfig, {k: settings[k] for k in ("rank", "alpha", "targets")})
-        theirs = settings["digest"]
-    except KeyError:
-        raise ValueError(f"{folder} holds no adapter") from None
-    if theirs != digest(model):
+    if "digest" not in settings:
+        raise ValueError(f"{folder} holds no adapter")
+    if settings["digest"] != digest(model):
         raise ValueError(f"the adapter in {folder} was learned beside other weights, those of "
                          f"{settings['base']}")
-    net = LoRA(model, c)
+    net = LoRA(model, data.checked(LoRAConfig, settings))
     load_weights(net, folder / "best.pt")
     return net
 
@@ -145,7 +142,7 @@ def kept(net, folder):
     return sum(p.nbytes for p in net.parameters() if p.requires_grad) + averages
 
 
-def compare(run, corpus, name, lora, c, T, device, ranks):
+def compare(run, corpus, name, lora, c, T, device, ranks, as_json):
     """The table: each rank, and full fine-tuning at a tenth of the learning rate."""
     whole, rows = replace(c, eval_tokens=0), []
     base = load_run(run, device)[0]
@@ -160,10 +157,12 @@ def compare(run, corpus, name, lora, c, T, device, ranks):
         rows.append((f"rank {rank}" if rank else "full", n, kept(net, RUNS / called) / 1e6,
                      (RUNS / called / "best.pt").stat().st_size / 1e6, history[-1]["seconds"],
                      evaluate(net, corpus, whole)["val_bits_per_byte"]))
+    keys = ("way", "learned", "kept_MB", "file_MB", "seconds", "bits_per_byte")
     print(f"\n{'':9}{'learned':>12}{'kept, MB':>10}{'file, MB':>10}{'seconds':>9}  bits/byte\n"
-          f"{'before':50}{before:11.4f}")
+          f"{'before':50}{before:11.4f}" if not as_json else json.dumps({"before": before}))
     for row in rows:
-        print("{:9}{:12,}{:10.1f}{:10.1f}{:9.1f}{:11.4f}".format(*row))
+        print(json.dumps(dict(zip(keys, row))) if as_json else
+              "{:9}{:12,}{:10.1f}{:10.1f}{:9.1f}{:11.4f}".format(*row))
 
 
 def main():
@@ -177,6 +176,7 @@ def main():
                         help="train one for each rank, and one in full, and compare")
     parser.add_argument("--window", type=int, default=256, metavar="T",
                         help="tokens of context in training (default: 256)")
+    parser.add_argument("--json", action="store_true", help="the table as JSON, an object a row")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     data.add_flags(parser, LoRAConfig, TuneConfig)
     given = vars(parser.parse_args())
@@ -188,21 +188,23 @@ def main():
             raise ValueError(f"{given['name']} is taken, or is no name: give another --name")
         if (given["source"] is None) == (given["adapter"] is None):
             raise ValueError("give either a --source to learn from, or the --adapter of a run")
-        model, words = load_run(run)
-        settings = read_config(run)
+        (model, words), settings = load_run(run), read_config(run)
         if given["adapter"]:
+            merged = load_adapter(model, Path(given["adapter"])).merge()
             folder.mkdir(parents=True, exist_ok=True)
-            save_run(load_adapter(model, Path(given["adapter"])).merge(), words, settings, folder)
+            save_run(merged, words, settings, folder)
             return print(f"{folder} is {run} with the change of {given['adapter']}")
         corpus = data.load_corpus(data.prepare(data.checked(data.DataConfig, {
             "source": given["source"], "tokenizer": str(run / "tokenizer.json")})), words)
-        if min(len(corpus.train), len(corpus.val)) <= T:
-            raise ValueError(f"a split of {corpus.folder} is no longer than --window {T}")
+        if T > model.config.context_length or min(len(corpus.train), len(corpus.val)) <= T:
+            raise ValueError(f"--window {T} is more than {run} reads at once, or than a split of "
+                             f"{corpus.folder} has")
         if min(given["ranks"] or [1]) < 1:
             raise ValueError("a rank is at least 1")
     with clear_errors((ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)):
         if given["ranks"]:
-            return compare(run, corpus, given["name"], lora, c, T, device, given["ranks"])
+            return compare(run, corpus, given["name"], lora, c, T, device, given["ranks"],
+                           given["json"])
         net, _ = tune(run, corpus, f"{given['name']}/adapter", lora, c, T, device)
         n, all_of = (sum(p.numel() for p in x.parameters()) for x in (net, net.model))
         net.config.context_length = settings["model"]["context_length"]

@@ -96,10 +96,10 @@ def test_interval():
 
 
 def test_alone(trained):
-    said = inside("beyond.answers", "first", "10 green bottle", "s hanging", "Z", cwd=trained)
+    said = inside("beyond.answers", "first", "10 green", " bottle", "1", cwd=trained)
     rows = {line[29:]: [float(x) for x in line[:27].split()] for line in said.splitlines()[1:]}
-    total, token, byte = rows["s hanging"]
-    assert token == byte == pytest.approx(total / 9, abs=1e-3) and rows["Z"][0] < 0
-    for arguments, says in ((("nobody", "x", "y"), "nobody"), (("first", "x", ""), "empty"),
-                            (("first", "x" * 20, "y"), "context")):
+    total, token, byte = rows[" bottle"]
+    assert token == byte == pytest.approx(total / 7, abs=1e-3) and rows["1"][0] < 0
+    for arguments, says in ((("nobody", "1", "1"), "nobody"), (("first", "1", ""), "empty"),
+                            (("first", "1" * 20, "1"), "context")):
         assert says in one_line("beyond.answers", *arguments, cwd=trained)
