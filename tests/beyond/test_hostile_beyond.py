@@ -12,7 +12,10 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "theirs/config.json": json.dumps(dict(vocab_size=300, n_embd=16, n_layer=1, n_head=2,
                                               n_positions=8)),
         "theirs/vocab.json": "{}", "theirs/merges.txt": "", "theirs/model.safetensors": "x" * 99,
-        "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n"}
+        "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n",
+        "few.jsonl": '{"question": "1?", "solution": "1", "answer": "1"}\n' * 3
+                     + '{"problem": "2?", "solution": "\\\\boxed{2}"}',
+        "bare.jsonl": '{"problem": "2?", "solution": "\\\\boxed{2"}'}
 
 
 @pytest.fixture
@@ -225,6 +228,41 @@ def there(here):        # noqa: F811
     recurrent --write first --temperature -1 -> temperature
     recurrent --write first --steps 3 -> --steps
     recurrent --write first --prompt "a\udcff" -> surrogate
+    latex -> answers
+    latex 1 -> two answers
+    latex 1 2 3 -> two answers
+    maths -> run
+    maths nobody -> nobody
+    maths first -> MATH/test has 0 problems
+    maths first --data nowhere -> nowhere
+    maths first --data empty -> empty has 0 problems
+    maths first --data text.txt -> text.txt
+    maths first --data latin.txt -> latin.txt
+    maths first --data deep.jsonl -> deep.jsonl
+    maths first --data list.jsonl -> list.jsonl, line 1
+    maths first --data number.jsonl -> number.jsonl, line 1
+    maths first --data half.jsonl -> half.jsonl, line 1
+    maths first --data few.jsonl -> 2 problems
+    maths first --data bare.jsonl -> bare.jsonl, line 1 has no answer
+    maths first --shots 9 -> --shots
+    maths first --shots -1 -> --shots
+    maths first --tokens 0 -> --tokens
+    maths first --questions -1 -> other numbers
+    maths first --questions many -> --questions
+    maths first --seed -1 -> other numbers
+    maths first --device tpu -> tpu
+    arena -> no votes
+    arena first -> two different runs
+    arena first first -> two different runs
+    arena first nobody -> nobody
+    arena first --judge nobody -> nobody
+    arena --judge first -> two different runs
+    arena first --prompts nowhere.txt -> nowhere.txt
+    arena first --prompts blank.txt -> prompts
+    arena first --prompts latin.txt -> latin.txt
+    arena first --prompt a -> --prompt
+    arena first --tokens 0 -> tokens
+    arena first --temperature -1 -> temperature
     translate --steps 0 -> steps
     translate --steps many -> --steps
     translate --pairs nowhere.tsv -> nowhere.tsv
