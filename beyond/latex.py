@@ -3,7 +3,7 @@ LaTeX: when are two answers the same?
 
 \frac{1}{2}, \dfrac12, 1/2, .5 and \frac{\sqrt{4}}{4} are one number, and an exam must not care how
 it is written. First, normalise() drops what does not count, as the authors of MATH do: spaces,
-\left, dollars, degrees, \text{ inches}. If texts still differ, sympy compares what they stand for:
+\left, dollars, degrees, \text{ inches}. If texts differ still, sympy compares what they stand for:
 
     numbers     1\frac{4}{5} is 9/5 (a mixed number); 3\sqrt{2}, 18+2\pi, 6-5i, 10^{-3}
     terms       2(k+1) is 2k+2; but 52_8 is a name, as it must stay in base 8
@@ -16,7 +16,6 @@ as code: arithmetic is rewritten as Python's, and of the tree that Python's own 
 only sums, products, powers, integers and names are taken. But 9^{9^{9^9}} is arithmetic, and sympy
 would not come back: it works in a process of its own, which is killed when it takes too long.
 
-    python -m beyond.latex '\frac{\sqrt{4}}{4}' .5
     python -m beyond.latex '3 \pm \sqrt{2}' '\{3-\sqrt2, \sqrt2+3\}'
 
 Paper: Measuring Mathematical Problem Solving With the MATH Dataset (Hendrycks et al., 2021).
@@ -34,9 +33,9 @@ from pathlib import Path
 
 import sympy
 
-SECONDS, LONGEST = 10, 400      # for a comparison; and characters: a longer answer is only text
+SECONDS, LONGEST = 10, 400      # for a comparison; characters of what is more than text
 
-LOOKS = [       # (pattern, what stands there instead), in order; a matrix becomes ⟦⟦a,b⟧,⟦c,d⟧⟧
+LOOKS = [       # (pattern, what stands there instead); a matrix becomes ⟦⟦a,b⟧,⟦c,d⟧⟧
     (r"\\begin\{[pb]?matrix\}(.*?)\\end\{[pb]?matrix\}", lambda found:
      "⟦⟦" + found[1].replace(r"\\", "⟧,⟦").replace("&", ",") + "⟧⟧"),
     (r"\\\\", r"\\"),
@@ -69,14 +68,14 @@ INNERMOST = [       # while there are any: what has no braces inside
     (r"\\sqrt" + ARGUMENT, r"((\1\2)**(1/2))"),
     (r"\\sqrt\s*\[([^][{}]*)\]" + ARGUMENT, r"((\2\3)**(1/(\1)))"),
     (r"\^\s*\{([^{}]*)\}", r"**(\1)")]
-SIGNS = [(r"(\w+)_(?:\{(\w+)\}|(\w))", r" base_\2\3_\1 "),          # 52_8, and x_1
+SIGNS = [(r"(\w+)_(?:\{\s*(\w+)\s*\}|(\w))", r" base_\2\3_\1 "),          # 52_8, and x_1
          (r"\\(cdot|times)(?![A-Za-z])", "*"), (r"\\div(?![A-Za-z])", "/"), (r"\^", "**"),
          (r"\{", "("), (r"\}", ")"), (r"\\pi(?![A-Za-z])", " pi "), (r"\\infty", " oo "),
          (r"(\d*)\.(\d+)", lambda found: f"({int(found[1] + found[2])}/{10 ** len(found[2])})")]
 TOKEN = r"\*\*|\d+|base_\w+|[A-Za-z]{4,}|pi|oo|[A-Za-z]|\S"        # four letters: a word
 CONSTANTS = {"pi": sympy.pi, "oo": sympy.oo, "i": sympy.I, "e": sympy.E}
-OPERATIONS = {ast.Add: op.add, ast.Sub: op.sub, ast.Mult: op.mul, ast.Div: op.truediv,
-              ast.Pow: op.pow, ast.USub: op.neg, ast.UAdd: op.pos}
+SIGN = {ast.Add: op.add, ast.Sub: op.sub, ast.Mult: op.mul, ast.Div: op.truediv, ast.Pow: op.pow,
+        ast.USub: op.neg, ast.UAdd: op.pos}
 
 
 def arithmetic(text):
@@ -94,9 +93,9 @@ def arithmetic(text):
 
 def value(node):
     if isinstance(node, ast.BinOp):
-        return OPERATIONS[type(node.op)](value(node.left), value(node.right))
+        return SIGN[type(node.op)](value(node.left), value(node.right))
     if isinstance(node, ast.UnaryOp):
-        return OPERATIONS[type(node.op)](value(node.operand))
+        return SIGN[type(node.op)](value(node.operand))
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return sympy.Integer(node.value)
     if isinstance(node, ast.Name):
@@ -106,26 +105,23 @@ def value(node):
 
 def split(text, separator):
     """The parts of a text between separators that stand in no brackets."""
-    parts, depth = [""], 0
+    marked, depth = "", 0
     for piece in re.findall(r"\\[A-Za-z]+|\\.|.", text, re.DOTALL):
         depth += (piece[-1] in "([{⟦") - (piece[-1] in ")]}⟧")
         if depth < 0:
             return [text]       # as in a+1)(b+2
-        if piece == separator and not depth:
-            parts.append("")
-        else:
-            parts[-1] += piece
-    return parts
+        marked += "\0" if piece == separator and not depth else piece
+    return marked.split("\0")
 
 
 def parse(text):
     """The value of an answer. ValueError, or an error of sympy's, if none can be read from it."""
-    if r"\pm" in text:
-        text = f"{text.replace(chr(92) + 'pm', '+')},{text.replace(chr(92) + 'pm', '-')}"
+    if "\\pm" in text:
+        text = ",".join(text.replace("\\pm", sign) for sign in "+-")
     for separator in ("\\cup", ",", "="):
         if len(parts := split(text, separator)) > 1:
             values = [parse(part) for part in parts]
-            return (separator, values) if separator != "=" else ("=", [values[0] - values[1]])
+            return (separator, values) if separator != "=" else ("=", [op.sub(*values)])
     if found := re.fullmatch(r"\s*(\\\{|[(\[⟦])(.*)(\\\}|[)\]⟧])\s*", text, re.DOTALL):
         left, inside, right = found.groups()
         if len(parts := split(inside, ",")) > 1 or left in ("\\{", "⟦"):
@@ -135,10 +131,9 @@ def parse(text):
 
 def same_value(a, b):
     """Are two values equal? What sympy cannot decide is not."""
-    if isinstance(a, tuple) != isinstance(b, tuple):
-        return False
-    if not isinstance(a, tuple):
-        return not a.has(sympy.zoo, sympy.nan) and bool(a == b or (a - b).equals(0))
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
+        return (not isinstance(a, tuple) and not isinstance(b, tuple)
+                and not a.has(sympy.zoo, sympy.nan) and bool(a == b or (a - b).equals(0)))
     (kind, a), (other, b) = a, b
     if kind == other == "=":
         ratio = sympy.cancel(a[0] / b[0])
@@ -151,10 +146,9 @@ def same_value(a, b):
     return not b
 
 
-# ---- The process that compares, and the one that asks it.
-
 def compare_lines():
-    """A line in, two answers as JSON; a line out, True or False."""
+    """The process that compares: a line in, two answers as JSON; a line out, True or False."""
+    print("ready")
     for line in sys.stdin:
         try:
             same = same_value(*map(parse, json.loads(line)))
@@ -178,13 +172,13 @@ def comparer():
             process = subprocess.Popen(
                 [sys.executable, "-m", "beyond.latex", "-"], cwd=Path(__file__).parents[1],
                 text=True, encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            process.stdout.readline()           # it is ready
         alarm = threading.Timer(SECONDS, process.kill)
+        alarm.daemon = True                     # it keeps nobody from leaving
         alarm.start()
-        try:
-            print(json.dumps([a, b]), file=process.stdin, flush=True)
-            said = process.stdout.readline() or process.wait()      # nothing, if it was killed
-        finally:
-            alarm.cancel()
+        print(json.dumps([a, b]), file=process.stdin, flush=True)
+        said = process.stdout.readline() or process.wait()      # nothing, if it was killed
+        alarm.cancel()
         return said == "True\n"
     return same
 

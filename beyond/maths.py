@@ -112,8 +112,8 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
     def done(new):
         """The text has ended, or a line in which a box was closed, or another problem begins."""
         text = tokenizer.decode(new)
-        return (tokenizer.vocab[new[-1]] == b"<|im_end|>" or new[-1] == tokenizer.eot
-                or "Problem:" in text or text.endswith("\n") and boxed(text) != "")
+        return (new[-1] == tokenizer.eot or tokenizer.vocab[new[-1]] == b"<|im_end|>"
+                or "Problem:" in text or boxed(text.rpartition("\n")[0]) != "")
 
     pick = picker(1, SampleConfig(temperature=0))
     texts = write(model, [ids[i] for i in todo], tokens, pick, done)
