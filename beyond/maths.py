@@ -82,12 +82,12 @@ def read(path):
 
 
 def prompt(examples, asked, tokenizer, room):
-    """The ids of the examples and a problem; of the first examples if not all fit; or None."""
+    """How many examples fit, the first ones, and the ids of them and of a problem; or None."""
     texts = [f"Problem:\n{e['question']}\n\nSolution:\n{e['solution']}\n\n" for e in examples]
     for n in range(len(texts), -1, -1):
         text = "".join(texts[:n]) + f"Problem:\n{asked['question']}\n\nSolution:\n"
         if len(ids := tokenizer.encode(text)) <= room:
-            return ids
+            return n, ids
 
 
 def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
@@ -99,8 +99,8 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
     model, tokenizer = load_run(run, device)
     T = model.config.context_length
     tokens = min(tokens, T // 2)
-    ids = {i: prompt(examples, problems[i], tokenizer, T - tokens) for i in asked}
-    if not (askable := [i for i in asked if ids[i]]):
+    prompts = {i: prompt(examples, problems[i], tokenizer, T - tokens) for i in asked}
+    if not (askable := [i for i in asked if prompts[i]]):
         raise ValueError(f"none of {len(asked)} problems fits into the {T} tokens of {run}, beside "
                          f"{tokens} for a solution")
     rows, add = sheet(Path(run) / "exams" / "maths.jsonl", {
@@ -116,7 +116,7 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
                 or "Problem:" in text or boxed(text.rpartition("\n")[0]) != "")
 
     pick = picker(1, SampleConfig(temperature=0))
-    texts = write(model, [ids[i] for i in todo], tokens, pick, done)
+    texts = write(model, [prompts[i][1] for i in todo], tokens, pick, done)
     for n, new in tqdm(texts, "maths", len(todo), leave=False, disable=None):
         text = "".join(stream(tokenizer, new)).split("Problem:")[0]
         written[todo[n]] = text
@@ -131,8 +131,9 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
                 for name in sorted({a[key] for a in answers})} for key in ("subject", "level")}
     return {"exam": "maths", "run": str(run), "questions": len(answers), "chance": 0.0,
             "right": sum(a["right"] for a in answers), "not_askable": len(asked) - len(askable),
-            "boxed": sum(a["got"] != "" for a in answers), "shots": shots, "tokens": tokens,
-            "by": by, "answers": answers}
+            "boxed": sum(a["got"] != "" for a in answers), "tokens": tokens,
+            "shots": sum(prompts[i][0] for i in askable) / len(askable), "by": by,
+            "answers": answers}
 
 
 def main():
@@ -166,8 +167,8 @@ def main():
             print(f"{key:26}right    of")
             for name, (right, n) in rows.items():
                 print(f"    {name:22}{right:5,}{n:6,}{right / n:8.1%}")
-        print(f"{found['run']}: {mark(found['right'], found['questions'])}. It put "
-              f"{found['boxed']:,} answers into a box.")
+        print(f"{found['run']}: {mark(found['right'], found['questions'])}.\nIt put "
+              f"{found['boxed']:,} answers into a box, having read {found['shots']:.1f} examples.")
         if found["not_askable"]:
             print(f"{found['not_askable']:,} more problems do not fit into its context.")
 

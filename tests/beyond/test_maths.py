@@ -63,7 +63,8 @@ def test_examples_that_fit_stand_before_the_problem():
     asked = {"question": "e", "solution": "secret"}         # three
     for room, n in ((100, 2), (15, 2), (14, 1), (9, 1), (8, 0), (3, 0)):
         found = maths.prompt([example] * 2, asked, Words, room)
-        assert found == n * "Problem: a b Solution: c d".split() + "Problem: e Solution:".split()
+        words = n * "Problem: a b Solution: c d".split() + "Problem: e Solution:".split()
+        assert found == (n, words)
     assert maths.prompt([example], asked, Words, 2) is None
 
 
@@ -115,6 +116,7 @@ def test_a_real_run_writes_and_small_ones_say_what_does_not_fit(tmp_path):
             file.write(json.dumps({"problem": f"{i} " * 200, "solution": "\\boxed{1}"}) + "\n")
     found = json.loads(inside("beyond.maths", "x", "--data", data, *flags[:3], cwd=tmp_path))
     assert 0 < found["not_askable"] <= 9 and found["questions"] + found["not_askable"] == 21
+    assert found["shots"] < 4
     make_run(tmp_path / "small", "llama", chat_bpe(), context_length=12)
     assert "none of 21 problems fits into the 12" in one_line(
         "beyond.maths", "x", "--data", data, cwd=tmp_path / "small")
