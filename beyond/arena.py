@@ -133,7 +133,8 @@ def show(votes, by):
     for r in order:
         interval = f"{low[r]:,.0f} to {high[r]:,.0f}" if len(votes) >= 20 else "-"
         print(f"{runs[r]:20}{rating[r]:6,.0f}{interval:>15}        " + "   ".join(
-            f"{f'{wins[r, s]:g} of {games[r, s]:g}':{len(runs[s])}}" for s in order))
+            f"{f'{wins[r, s]:g} of {games[r, s]:g}' if r != s else '-':{len(runs[s])}}"
+            for s in order))
     if orders := [vote["orders"] for vote in votes if "orders" in vote]:
         turned = sum((p > 0.5) == (q > 0.5) for p, q in orders)
         print(f"position bias: what it reads first is better with a probability of "
@@ -142,7 +143,8 @@ def show(votes, by):
 
 
 def main():
-    parser = Parser("Two runs answer, you or a judge say which is better; votes become ratings.")
+    parser = Parser("Two runs answer (in 100 tokens, unless --tokens says otherwise), you or a "
+                    "judge say which is better, and votes become ratings.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="two or more (none: only ratings)")
     parser.add_argument("--prompts", metavar="FILE", help="one a line (default: eight of ours)")
     parser.add_argument("--judge", metavar="RUN", help="a run that votes instead of you")
