@@ -14,8 +14,8 @@ model gets next to none.
 A problem is a JSON object with problem, solution, type and level, as its authors have it; or with
 question, solution, answer, subject and level. Eight, drawn by the seed, are kept for examples and
 never asked; of the others --questions are. Examples that do not fit into the context are left out,
-and problems that do not even fit alone: most, if it is of 256 tokens. What a run writes is kept in
-its folder, exams/maths.jsonl: an exam that was stopped goes on, and a short one becomes a longer.
+and then problems that do not fit even alone. What a run writes is kept in its folder, in
+exams/maths.jsonl: an exam that was stopped goes on, and a short one becomes a longer one.
 
 Paper: Measuring Mathematical Problem Solving With the MATH Dataset (Hendrycks et al., 2021).
 """
@@ -72,7 +72,7 @@ def read(path):
             text = file.read_text(encoding="utf-8")
             lines = [text] if file.suffix == ".json" else text.split("\n")
             rows = [(n, json.loads(line)) for n, line in enumerate(lines, start=1) if line.strip()]
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is no JSON ({error!s:.80})") from None
         found |= {new["id"]: new for n, row in rows if (new := problem(row, f"{file}, line {n}"))}
     if len(found) <= KEPT:
@@ -103,10 +103,12 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
     if not (askable := [i for i in asked if prompts[i]]):
         raise ValueError(f"none of {len(asked)} problems fits into the {T} tokens of {run}, beside "
                          f"{tokens} for a solution")
-    rows, add = sheet(Path(run) / "exams" / "maths.jsonl", {
-        "exam": "maths", "weights": weights_of(run), "tokens": tokens,
-        "examples": [e["id"] for e in examples]})
-    written = {row["id"]: row["text"] for row in rows}
+    path = Path(run) / "exams" / "maths.jsonl"
+    rows, add = sheet(path, {"exam": "maths", "weights": weights_of(run), "tokens": tokens,
+                             "examples": [e["id"] for e in examples]})
+    if not all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows):
+        raise ValueError(f"{path} is damaged: delete it, and begin the exam anew")
+    written = {row.get("id"): row["text"] for row in rows}
     todo = [i for i in askable if i not in written]
 
     def done(new):

@@ -102,6 +102,10 @@ def test_an_exam_is_marked_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert maths.sit(tmp_path / "runs/x", data, 3, tokens=50) and len(asked) == 12  # begins anew
     said = inside("beyond.maths", "x", "--data", data, "--tokens", 60, "--show", 2, cwd=tmp_path)
     assert f"{right} of 9 right" in said and said.count("; it is ") == 2 and "Geometry" in said
+    with open(tmp_path / "runs/x/exams/maths.jsonl", "a") as file:
+        file.write("7\n")
+    assert "maths.jsonl is damaged" in one_line("beyond.maths", "x", "--data", data, "--tokens", 60,
+                                                cwd=tmp_path)
 
 
 def test_a_real_run_writes_and_small_ones_say_what_does_not_fit(tmp_path):
