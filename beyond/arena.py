@@ -22,16 +22,16 @@ Papers: Rank Analysis of Incomplete Block Designs (Bradley and Terry, 1952); Die
 Turnier-Ergebnisse (Zermelo, 1929), which finds the strengths; Chatbot Arena (Chiang et al., 2024);
 Judging LLM-as-a-Judge (Zheng et al., 2023), for position bias.
 """
+import math
+import shutil
+import textwrap
+from itertools import combinations, zip_longest
+
 from beyond.answers import choose, sheet
 from beyond.chat import can_chat, closed, turn
 from data import add_flags, checked, documents
 from sample import RUNS, SampleConfig, find_run, generate, load_run, pick_device, picker, stream
 from tokenizer import Parser, clear_errors
-
-import math
-import shutil
-import textwrap
-from itertools import combinations, zip_longest
 
 import numpy as np
 from tqdm import tqdm

@@ -20,8 +20,6 @@ would not come back: it works in a process of its own, which is killed when it t
 
 Paper: Measuring Mathematical Problem Solving With the MATH Dataset (Hendrycks et al., 2021).
 """
-from tokenizer import Parser, clear_errors
-
 import ast
 import json
 import operator as op
@@ -30,6 +28,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from tokenizer import Parser, clear_errors
 
 import sympy
 

@@ -19,15 +19,15 @@ exams/maths.jsonl: an exam that was stopped goes on, and a short one becomes a l
 
 Paper: Measuring Mathematical Problem Solving With the MATH Dataset (Hendrycks et al., 2021).
 """
-from beyond.answers import mark, sheet, weights_of, write
-from beyond.latex import comparer
-from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
-from tokenizer import Parser, clear_errors
-
 import hashlib
 import json
 import re
 from pathlib import Path
+
+from beyond.answers import mark, sheet, weights_of, write
+from beyond.latex import comparer
+from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
+from tokenizer import Parser, clear_errors
 
 import numpy as np
 from tqdm import tqdm
