@@ -158,7 +158,7 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=5):
             for name in ("all", q.group, q.subject):
                 table[name][who] += i == q.answer
     return {"exam": "mmlu", "run": str(run), "questions": len(fit), "chance": 0.25,
-            "right": table["all"]["letter"], "do_not_fit": len(drawn) - len(fit),
+            "right": table["all"]["letter"], "not_askable": len(drawn) - len(fit),
             "shots": sum(both[q][0]["shots"] for q in fit) / len(fit),
             "seen": seen([(q.id, q.text) for q in fit], run), "table": table, "says": says}
 
@@ -176,7 +176,7 @@ def show(result):
     i = max(range(4), key=says["letter"].__getitem__)
     print(f"\nThe letter is {LETTERS[i]} to {says['letter'][i] / n:.1%}; who always says that has "
           f"{says['key'][i] / n:.1%}. Before a\nquestion stand {result['shots']:.1f} examples; "
-          f"{result['do_not_fit']:,} questions do not fit. {leaks(result['seen'])}\n")
+          f"{result['not_askable']:,} questions do not fit. {leaks(result['seen'])}\n")
     for score in SCORES:
         print(f"{score:10}{mark(result['table']['all'][score], n, 0.25)}")
 
