@@ -73,7 +73,7 @@ def test_it_picks_what_the_harness_picks(arch, shots, tmp_path):
     model = make_run(tmp_path, arch, tokenizer := bpe(), context_length=1024)
     (tmp_path / "out").mkdir()
     export(model, tokenizer, tmp_path / "out")
-    quiz, same, seen = make_quiz(tmp_path / "quiz"), 0, set()
+    quiz, same, seen = make_quiz(tmp_path / "quiz", 12), 0, set()
     questions, _ = load(quiz, shots)
     found = sit(tmp_path / "runs/x", quiz, shots=shots)
     theirs = {way: harness(tmp_path / "out", *load(quiz, shots), way) for way in ("letter", "text")}
@@ -86,8 +86,8 @@ def test_it_picks_what_the_harness_picks(arch, shots, tmp_path):
             same += ours[score] == i
             right[score] += i == q.answer
             seen.add((score, i))
-    assert same >= 0.99 * 4 * len(questions) and len(seen) == 16     # all are picked by all
-    assert found["questions"] == 60 and found["shots"] == shots and found["seen"] is None
+    assert same >= 0.99 * 4 * len(questions) and len(seen) > 12      # of 16: no favourite
+    assert found["questions"] == 24 and found["shots"] == shots and found["seen"] is None
     for score in SCORES:
         assert abs(found["table"]["all"][score] - right[score]) <= 1
 
@@ -125,10 +125,10 @@ def test_both_shapes_of_a_file_and_the_57_subjects(tmp_path):
 
 def test_examples_that_do_not_fit_are_dropped(tmp_path):
     """Each question has as many as its context holds, and not one more."""
-    make_run(tmp_path, "gpt2", tokenizer := bpe(), context_length=200)
+    make_run(tmp_path, "gpt2", tokenizer := bpe(), context_length=500)
     quiz, run = make_quiz(tmp_path / "quiz"), tmp_path / "runs/x"
     questions, examples = load(quiz, 5)
-    long = "x" * 400
+    long = "x" * 600
     with open(quiz / "test/formal_logic_test.csv", "a") as file:
         file.write(f"{long},a,b,c,d,A\n")
     found = sit(run, quiz)
@@ -140,7 +140,7 @@ def test_examples_that_do_not_fit_are_dropped(tmp_path):
             q, k = by_id[row["id"]], row["shots"]
             needs = [len(tokenizer.encode(prompt(q, examples[q.subject][:n], row["way"])))
                      + max(row["tokens"]) for n in range(6)]
-            assert k == max(n for n in range(6) if needs[n] <= 200)
+            assert k == max(n for n in range(6) if needs[n] <= 500)
             fits.add(k)
     assert len(fits) > 2
     make_run(tmp_path / "small", "gpt2", bpe(), context_length=8)
