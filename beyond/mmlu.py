@@ -174,9 +174,9 @@ def show(result):
     for who, counts in says.items():
         print(f"  {who:34}" + "".join(f"{count / n:9.1%}" for count in counts))
     i = max(range(4), key=says["letter"].__getitem__)
-    print(f"\nThe letter is {LETTERS[i]} to {says['letter'][i] / n:.1%}; who always says that has "
-          f"{says['key'][i] / n:.1%}. Before a\nquestion stand {result['shots']:.1f} examples; "
-          f"{result['not_askable']:,} questions do not fit. {leaks(result['seen'])}\n")
+    print(f"\nIts letter is {LETTERS[i]} in {says['letter'][i] / n:.1%}; who always says that has "
+          f"{says['key'][i] / n:.1%} right.\nOn average {result['shots']:.1f} examples come first; "
+          f"{result['not_askable']:,} questions do not fit.\n{leaks(result['seen'])}\n")
     for score in SCORES:
         print(f"{score:10}{mark(result['table']['all'][score], n, 0.25)}")
 

@@ -188,7 +188,7 @@ def test_who_always_says_the_same_is_shown(tmp_path, monkeypatch, capsys):
     assert found["says"]["letter"] == [0, 60, 0, 0] and found["right"] == found["says"]["key"][1]
     show(found)
     said = capsys.readouterr().out
-    assert f"The letter is B to 100.0%; who always says that has {share:.1%}" in said
+    assert f"Its letter is B in 100.0%; who always says that has {share:.1%} right" in said
     assert said.count("no different from guessing (25%)") == 4 and "cannot be known" in said
 
 
