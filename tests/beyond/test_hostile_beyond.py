@@ -265,8 +265,7 @@ def there(here):        # noqa: F811
     exams first --questions -1 -> --questions
     exams first --seed -1 -> --seed
     exams first --device tpu -> tpu
-    sharded --steps many -> --steps
- -> steps
+    masked --steps 0 -> steps
     masked --n-embd 17 --source text.txt --tokenizer char -> n_embd
     masked --source nowhere -> nowhere
     masked --source text.txt --tokenizer char --context-length 9999 -> context-length
