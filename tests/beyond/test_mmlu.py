@@ -103,11 +103,11 @@ def test_the_authors_prompt():
 
 
 def test_three_scores_of_a_text_by_hand():
-    """The first is short, the second one of many easy tokens, the third long."""
+    """The first is short, the second one of easy tokens, the last the longest in bytes alone."""
     q = Question("x/0", "other", "x", "?", ("ab", "abcdefgh", "x" * 40, "é" * 20), 0)
-    text = {"ln_p": [-4.0, -6.0, -10.0, -11.0], "tokens": [1, 4, 5, 2]}
+    text = {"ln_p": [-4.0, -6.0, -10.0, -9.0], "tokens": [1, 4, 5, 2]}
     assert mmlu.picks(q, {"ln_p": [-2.0, -1.0, -1.5, -1.0]}, text) == {
-        "letter": 1, "sum": 0, "per token": 1, "per byte": 2}       # the first of equals, as argmax
+        "letter": 1, "sum": 0, "per token": 1, "per byte": 3}       # the first of equals, as argmax
 
 
 def test_both_shapes_of_a_file_and_the_57_subjects(tmp_path):
