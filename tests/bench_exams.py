@@ -28,7 +28,7 @@ import transformers
 @torch.inference_mode()
 def plain(theirs, tokenizer, questions, examples, **last):
     """The letter of each question, one by one."""
-    letters, found = [tokenizer.encode(" " + letter)[-1] for letter in LETTERS], {}
+    letters, found = [id for x in LETTERS for id in tokenizer.encode(" " + x)], {}      # 4
     for q in questions:
         ids = torch.tensor([tokenizer.encode(prompt(q, examples[q.subject], "letter"))])    # (1, T)
         found[q.id] = theirs(ids, use_cache=False, **last).logits[0, -1, letters].argmax().item()
@@ -49,6 +49,8 @@ def main():
     n, rounds = (6, 1) if options.quick else (100, 3)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load_run(find_run(options.run))
+        if any(len(tokenizer.encode(" " + letter)) > 1 for letter in LETTERS):
+            raise ValueError(f"{options.run}: a letter is more than one token to its tokenizer")
         export(model, tokenizer, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
         data = {shots: load(Path(options.data), shots) for shots in (0, 5)}
