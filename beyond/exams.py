@@ -73,7 +73,7 @@ def draw(results, path):
         if found["chance"]:
             at.plot([found["chance"]] * 2, [y - 0.4, y + 0.4], ":", color="black")
     at.set_yticks(range(len(results)), [f"{f['exam']}, {Path(f['run']).name}" for f in results])
-    at.invert_yaxis()
+    at.set_ylim(len(results) - 0.5, -0.5)
     at.set_xlim(left=0)
     at.xaxis.set_major_formatter("{x:.0%}")
     at.set_xlabel("right, with the 95 % interval")
