@@ -20,6 +20,7 @@ import unicodedata
 
 from beyond.ingest import ReadConfig, add_source_flags, documents, save
 from data import checked, load_corpus
+from sample import read_config
 from tokenizer import Parser, clear_errors
 
 import numpy as np
@@ -151,6 +152,30 @@ def texts_of(ids, tokenizer, block=1 << 20):
             start = stop + 1
     if start < len(ids):
         yield tokenizer.decode(ids[start:].tolist())
+
+
+def seen(questions, run):
+    """The ids of those questions, (id, text), of whose runs of 50 characters at least half stand in
+    what a run was trained on. Shorter ones are not looked for; None if that text is not here."""
+    try:
+        corpus = load_corpus(read_config(run)["corpus"]["folder"])
+    except ValueError:
+        return None
+    hashes = {id: gram_hashes(text, GRAM) for id, text in questions if len(text) >= GRAM}
+    wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes.values()]))     # (n,)
+    found = np.zeros(len(wanted), dtype=bool)
+    for text in texts_of(corpus.train, corpus.tokenizer):
+        for piece in pieces(text, GRAM):
+            found |= np.isin(wanted, gram_hashes(piece, GRAM))
+    return [id for id, h in hashes.items() if np.isin(h, wanted[found]).mean() >= 0.5]
+
+
+def leaks(ids):
+    """What seen() found, in words."""
+    if ids is None:
+        return "Whether the run has read them cannot be known: its training text is not here"
+    listed = ": " * bool(ids) + ", ".join(ids[:9]) + " ..." * (len(ids) > 9)
+    return f"{len(ids)} of the questions stand in what the run was trained on{listed}"
 
 
 def show_leaks(folder):

@@ -15,13 +15,15 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n",
         "few.jsonl": '{"question": "1?", "solution": "1", "answer": "1"}\n' * 3
                      + '{"problem": "2?", "solution": "\\\\boxed{2}"}',
-        "bare.jsonl": '{"problem": "2?", "solution": "\\\\boxed{2"}'}
+        "bare.jsonl": '{"problem": "2?", "solution": "\\\\boxed{2"}',
+        "quiz/test/x_test.csv": "Why?,a,b,c,d,A\n", "cut/test/x_test.csv": "Why?,a,b,c,d\n",
+        "half/test/x_test.csv": "Why?,a,b,c,d,A\n", "half/dev/x_dev.csv": "Why?,a,b,c,d,?\n"}
 
 
 @pytest.fixture
 def there(here):        # noqa: F811
     for name, content in MORE.items():
-        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
     return here
 
@@ -281,6 +283,26 @@ def there(here):        # noqa: F811
     masked text -> no [MASK]
     masked "" -> no [MASK]
     masked "[MASK] \udcff" -> surrogate
+    mmlu nobody -> nobody
+    mmlu first -> mmlu/test
+    mmlu first --data nowhere -> nowhere/test
+    mmlu first --data text.txt -> text.txt/test
+    mmlu first --data empty --json -> empty/test
+    mmlu first --data cut -> x_test.csv cannot be read: question 1
+    mmlu first --data quiz -> quiz/dev/x_dev.csv
+    mmlu first --data half -> x_dev.csv cannot be read: question 1
+    mmlu first --data half --shots 6 -> --shots
+    mmlu first --data half --questions -1 -> --questions
+    mmlu first --data half --questions many -> --questions
+    mmlu first --data half --device tpu -> tpu
+    exams nobody -> nobody
+    exams first nobody -> nobody
+    exams first --exams chess -> chess
+    exams first --exams mmlu maths -> math is not there
+    exams first --exams mmlu --data nowhere -> nowhere/mmlu is not there
+    exams first --questions -1 -> --questions
+    exams first --seed -1 -> --seed
+    exams first --device tpu -> tpu
     masked --steps 0 -> steps
     masked --n-embd 17 --source text.txt --tokenizer char -> n_embd
     masked --source nowhere -> nowhere

@@ -98,6 +98,20 @@ def test_leaks_of_a_prepared_corpus_are_those_of_its_documents(tokenizer, tmp_pa
     assert said.startswith(f"{shared(train, val):.2%} of the runs of 50 ") and "WARNING" in said
 
 
+def test_questions_that_were_read_in_training_are_named(trained, monkeypatch):
+    """One was, one half, one less than that; one stands in the validation split, one nowhere."""
+    monkeypatch.chdir(trained)
+    text, run = (trained / "text.txt").read_text(), trained / "runs/first"
+    other = some_text(200, 1)
+    questions = {"whole": text[300:400], "mostly": text[300:400] + other[:40],
+                 "hardly": text[300:400] + other[:180], "held out": text[-100:],
+                 "nowhere": other, "short": text[300:340]}
+    assert overlap.seen(questions.items(), run) == ["whole", "mostly"]
+    assert overlap.seen([], run) == [] == overlap.seen([("short", "a")], run)
+    assert overlap.leaks(["a", "b"]).endswith(": a, b") and overlap.leaks([]).startswith("0 of")
+    assert overlap.leaks(list("abcdefghijk")).endswith("a, b, c, d, e, f, g, h, i ...")
+
+
 def test_the_script_reports_writes_and_shows_what_it_measures(tmp_path):
     for name, text in (("a", "word " * 300), ("b", "word " * 300), ("c", some_text(500, 1))):
         (tmp_path / f"{name}.txt").write_text(text)
