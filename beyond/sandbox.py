@@ -100,7 +100,7 @@ def walls():
     within them. Each has been tried."""
     python = os.path.realpath(sys.executable)
     way = [word for path in ("/etc", *reversed(Path(sys.base_prefix).parents[:-1]))
-           for word in ("--perms", "755", "--dir", str(path))]      # for nobody to a Python in /root
+           for word in ("--perms", "755", "--dir", str(path))]  # for nobody to a Python in /root
     seen = [word for path in (*SYSTEM, sys.base_prefix) for word in ("--ro-bind-try", path, path)]
     bwrap = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc",
              "--unshare-uts", "--die-with-parent", *way, *seen, "--perms", "1777", "--size",
@@ -155,7 +155,10 @@ def main():
     with clear_errors():
         if not options.file:
             return show()
-        program = Path(options.file).read_text(encoding="utf-8")
+        try:
+            program = Path(options.file).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{options.file} is no Python program in UTF-8") from None
         name, command = next(iter(walls().items()))
         why, text = run(program, command)
         print(text, end="\n" * (text[-1:] not in ("", "\n")))
