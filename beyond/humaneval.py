@@ -33,8 +33,8 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
-from beyond import sandbox
 from beyond.answers import interval, mark, sheet, weights_of, write
+from beyond.sandbox import CPU, LIMITS, run as run_program, walls
 from data import CORPORA, checked, sha256
 from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
 from tokenizer import Parser, clear_errors, write_whole
@@ -107,9 +107,10 @@ def pass_at(k, n, c):
 
 def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8, tokens=300,
         batch=10):
-    """Let a run write what it has not written yet, and mark it. One sample is greedy."""
+    """Let a run write what it has not written yet, and mark it. One sample is greedy. The problems
+    are in a folder, data, or are fetched."""
     model, tokenizer = load_run(run, device)
-    problems, (wall, command) = read(data), next(iter(sandbox.walls().items()))
+    problems, (wall, command) = read(data or fetch()), next(iter(walls().items()))
     order = np.random.default_rng(seed).permutation(len(problems))
     drawn = {problems[i]["task_id"]: problems[i] for i in order[:questions or None]}
     t = temperature if samples > 1 else 0.0
@@ -118,7 +119,7 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
     prompts = {id: tokenizer.encode(p["prompt"].rstrip()) or [tokenizer.eot]
                for id, p in drawn.items()}
     rows, add = sheet(path, {"weights": weights_of(run), "temperature": t, "tokens": tokens,
-                             "cpu": sandbox.CPU, **sandbox.LIMITS})
+                             "cpu": CPU, **LIMITS})
     askable = [id for id in drawn if len(prompts[id]) <= model.config.context_length]
     there = Counter(row["id"] for row in rows)
     wanted = [id for id in askable for _ in range(samples - there[id])]
@@ -131,7 +132,7 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
     print(f"what {run} writes is run within walls: {wall}", file=sys.stderr)
     for i, ids in tqdm(written, "writing", len(wanted), leave=False, disable=None):
         completion = cut(text(ids))
-        why, _ = sandbox.run(program(drawn[wanted[i]], completion), command)
+        why, _ = run_program(program(drawn[wanted[i]], completion), command)
         rows.append({"id": wanted[i], "why": why, "completion": completion})
         add(rows[-1])
 
@@ -172,7 +173,7 @@ def main():
                              "all the same at --temperature 0")
         run, device = find_run(o.pop("run")), pick_device(o.pop("device"))
         as_json, folder = o.pop("json"), o.pop("data")
-        found = sit(run, folder or fetch(), device=device, **o)
+        found = sit(run, folder, device=device, **o)
     if as_json:
         return print(json.dumps(found))
     if found["not_askable"]:

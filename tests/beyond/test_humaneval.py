@@ -3,6 +3,7 @@ import gzip
 import itertools
 import json
 import math
+from collections import Counter
 
 import pytest
 
@@ -10,7 +11,7 @@ from beyond import humaneval, sandbox
 from conftest import SHARED, call, inside
 from sample import generate, load_run
 
-PROBLEMS = [{"task_id": f"T/{i}", "entry_point": "f", "prompt": f"{'1' * i}0 green bottles",
+PROBLEMS = [{"task_id": f"T/{i}", "entry_point": "f", "prompt": f"{'1' * i}0 green",
              "test": "def check(f): pass", "canonical_solution": ""} for i in range(5)]
 try:
     WALL = next(iter(sandbox.walls()))
@@ -54,7 +55,7 @@ def test_an_exam_goes_on_where_it_stopped(trained, data, monkeypatch):
     """What is written is what the model writes greedily, alone; what is kept is not written again;
     a longer exam goes on from a shorter one; other weights begin anew."""
     run, asked = trained / "runs/first", []
-    monkeypatch.setattr(humaneval.sandbox, "run",
+    monkeypatch.setattr(humaneval, "run_program",
                         lambda program, _: asked.append(program) or ("", ""))
     first = humaneval.sit(run, data, 2, tokens=5)
     rest = humaneval.sit(run, data, tokens=5, batch=2)
@@ -74,8 +75,12 @@ def test_an_exam_goes_on_where_it_stopped(trained, data, monkeypatch):
 @walled
 def test_samples(trained, data, monkeypatch):
     """Three of each problem, drawn, not all the same; two of them pass."""
-    whys = itertools.cycle(["", "NameError: x", ""])
-    monkeypatch.setattr(humaneval.sandbox, "run", lambda *_: (next(whys), ""))
+    def second_fails(program, _):
+        tries[program[:4]] += 1         # the first characters of its prompt
+        return "NameError: x" * (tries[program[:4]] == 2), ""
+
+    tries = Counter()
+    monkeypatch.setattr(humaneval, "run_program", second_fails)
     found = humaneval.sit(trained / "runs/first", data, samples=3, temperature=1.0, tokens=8)
     rows = [json.loads(line) for line in open(found["sheet"])][1:]
     assert len({row["completion"] for row in rows}) > 5 and len(rows) == 15
@@ -88,7 +93,7 @@ def test_samples(trained, data, monkeypatch):
 @walled
 def test_the_command(trained, data):
     """Programs run for real. A prompt longer than the context (16) is left out, and counted."""
-    long = PROBLEMS[0] | {"task_id": "T/long", "prompt": "green bottles " * 3}
+    long = PROBLEMS[0] | {"task_id": "T/long", "prompt": "green bottles " * 2}
     right = PROBLEMS[1] | {"task_id": "T/right", "prompt": "f = 10  #"}
     with gzip.open(data / humaneval.FILE, "wt") as file:
         file.write(json.dumps(long) + "\n" + json.dumps(right) + "\n" + json.dumps(PROBLEMS[0]))

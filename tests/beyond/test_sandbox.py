@@ -54,7 +54,7 @@ def test_the_clock_ends_a_child_too(name, monkeypatch):
     monkeypatch.delitem(sandbox.LIMITS, "NPROC")
     leave = "os.setsid()" if name == "bubblewrap" else "0"
     why, text = sandbox.run(f"import os, time\nos.fork() or {leave}\nprint('two')\n"
-                            "time.sleep(30)", WALLS[name], cpu=1)
+                            "time.sleep(30)", WALLS[name], clock=3)
     assert (why, text) == ("longer than 3 seconds", "two\ntwo\n") and not ours()
 
 
@@ -63,7 +63,7 @@ def test_a_process_that_kills_its_parent():
     """For real, from a parent that may die. Limits alone leave the user's processes in reach."""
     for name in WALLS:
         parent = ("from beyond import sandbox as s; s.run('import os; os.kill(os.getppid(), 9)', "
-                  f"s.walls()[{name!r}], 1); print('alive')")
+                  f"s.walls()[{name!r}]); print('alive')")
         done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True,
                               env=ENVIRONMENT, cwd=ROOT)
         assert (done.stdout == "alive\n") == (name == "bubblewrap" or ROOT_USER), done
@@ -112,4 +112,4 @@ def test_the_table_of_what_stops_what(tmp_path):
     _, stdout, _ = call("beyond.sandbox", cwd=tmp_path)
     rows = stdout.splitlines()
     assert len(rows) == 11 and rows[0].split("...")[1].split() == " ".join(WALLS).split()
-    assert "longer than 3 seconds" in stdout and max(map(len, rows)) <= 96
+    assert "longer than 10 seconds" in stdout and max(map(len, rows)) <= 96
