@@ -256,7 +256,6 @@ def there(here):        # noqa: F811
     humaneval first --data he --samples 2 --temperature 0 -> --temperature
     humaneval first --data he --temperature nan -> temperature
     humaneval first --data he --tokens 0 -> tokens
-    humaneval first --data he --tokens {MANY} -> tokens
     humaneval first --data he --batch 0 -> --batch
     humaneval first --data he --seed -1 -> seed
     humaneval first --data he --device tpu -> tpu
