@@ -13,11 +13,11 @@ its own, with the standard library, no input, no environment, a temporary folder
                     a container may refuse): no network; no process but its own; of the files only
                     Python's and the system's, to be read; 64 MB to write, which go with it
 
-Limits alone do not stop a program that uses the network, or that reads, changes and deletes what
-its user may (as root: nobody), or that sends a signal to that user's processes, to this one too.
-Neither wall stops one that uses a mistake in the kernel: for an enemy's code take a machine that
-can be lost. And they protect the machine, not the mark: a program that sets out to look as if it
-had come to its end can find in its own process how that is told.
+Limits alone do not stop a program that uses the network, fills the disk with many small files,
+reads, changes and deletes what its user may (as root: nobody), or sends a signal to that user's
+processes, to this one too. Neither wall stops one that uses a mistake in the kernel: for an enemy's
+code take a machine that can be lost. And they protect the machine, not the mark: a program that
+sets out to look as if it had come to its end can find in its own process how that is told.
 
     python -m beyond.sandbox                # what the walls stop, tried on this machine
     python -m beyond.sandbox program.py     # run a program
