@@ -18,8 +18,8 @@ import json
 import math
 from pathlib import Path
 
+from sample import find_run, generate, load_run     # first, as it quiets Ctrl-C
 from model import Cache
-from sample import find_run, generate, load_run
 from tokenizer import Parser, clear_errors, write_whole
 
 import torch

@@ -17,7 +17,8 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
                      + '{"problem": "2?", "solution": "\\\\boxed{2}"}',
         "bare.jsonl": '{"problem": "2?", "solution": "\\\\boxed{2"}',
         "quiz/test/x_test.csv": "Why?,a,b,c,d,A\n", "cut/test/x_test.csv": "Why?,a,b,c,d\n",
-        "half/test/x_test.csv": "Why?,a,b,c,d,A\n", "half/dev/x_dev.csv": "Why?,a,b,c,d,?\n"}
+        "half/test/x_test.csv": "Why?,a,b,c,d,A\n", "half/dev/x_dev.csv": "Why?,a,b,c,d,?\n",
+        "he/HumanEval.jsonl": json.dumps(dict(task_id="0", prompt="1", entry_point="f", test="x"))}
 
 
 @pytest.fixture
@@ -280,6 +281,24 @@ def there(here):        # noqa: F811
     translate --out text.txt -> text.txt
     translate --out nowhere/x.png -> nowhere/x.png
     translate --device cpu -> --device
+    sandbox nowhere.py -> nowhere.py
+    sandbox empty -> empty
+    sandbox latin.txt -> latin.txt
+    sandbox one.txt two.txt -> two.txt
+    sandbox --walls -> --walls
+    humaneval -> run
+    humaneval nobody -> nobody
+    humaneval first --data nowhere -> nowhere
+    humaneval first --data empty -> empty
+    humaneval first --data he --questions -1 -> --questions
+    humaneval first --data he --questions many -> --questions
+    humaneval first --data he --samples 0 -> samples
+    humaneval first --data he --samples 2 --temperature 0 -> --temperature
+    humaneval first --data he --temperature nan -> temperature
+    humaneval first --data he --tokens 0 -> tokens
+    humaneval first --data he --batch 0 -> --batch
+    humaneval first --data he --seed -1 -> seed
+    humaneval first --data he --device tpu -> tpu
     masked text -> no [MASK]
     masked "" -> no [MASK]
     masked "[MASK] \udcff" -> surrogate
@@ -315,7 +334,7 @@ def test_commands(command, says, there):
 
 
 ALL = ("bootstrap first --out x.png; memorised --run first; ngram --run first; "
-       "probabilities first; anatomy --attention first x")      # who load a run
+       "probabilities first; anatomy --attention first x; humaneval first --data he")   # load a run
 LAWS = "curves first --out x.png; anatomy --utilisation first"
 
 
@@ -338,6 +357,9 @@ LAWS = "curves first --out x.png; anatomy --utilisation first"
     *table(BEST, "memorised --run first", (put("step", 0), "steps"), (put("step", "1"), "steps"),
            (put("step", put), "steps")),
     *((TOKENS, how, ALL, "tokenizer.json") for how in (b"", b"[]", DEEP, FOLDER, None)),
+    *(("he/HumanEval.jsonl", how, "humaneval first --data he", "HumanEval.jsonl") for how in (
+        b"", b"7", b"[]", DEEP, b"\xff", None, FOLDER,
+        lambda raw: raw.replace(b'"1"', b'""'), lambda raw: raw.replace(b'"x"', b"7"))),
     *((METRICS, how, LAWS, "metrics.jsonl") for how in (
         b"7\n", b"[]\n", b"{}\n", b"null\n", b"{\n", b"\xff\n", DEEP + b"\n", FOLDER,
         b'{"step": "1"}\n', lambda raw: raw.replace(b'"seconds": ', b'"seconds": NaN, "x": '),
