@@ -77,7 +77,7 @@ def test_draws():
         tuple(drawn((seed, draw), pairs, 4)) for seed in range(3) for draw in range(3)}) == 9
 
 
-@pytest.mark.parametrize("context", [400, 150])
+@pytest.mark.parametrize("context", [400, 140])
 def test_all_figures_are_those_of_a_plain_computation(context, tmp_path):
     """In the smaller context few examples fit, and not all questions; which, is counted anew."""
     run, task = make(tmp_path, context)
