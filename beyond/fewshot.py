@@ -21,7 +21,7 @@ calibration takes no label and no training (Zhao et al., 2021):
     ln p(label | examples, text) - ln p(label | examples, "N/A")
 
     python -m beyond.fewshot smollm2                # tweets: a table, and fewshot.png
-    python -m beyond.fewshot smollm2 --shots 0 8 --draws 10 --questions 1000        # for an hour
+    python -m beyond.fewshot smollm2 --shots 0 8 --draws 10 --questions 1000
     python -m beyond.fewshot nano --task mails.csv --columns body folder
 
 Held-out texts are asked about, examples drawn from the others. A draw's 4 shots are the first of
@@ -148,7 +148,7 @@ def draw_picture(result, path):
             axes.plot([np.mean(y) for y in found], color=colour, label=name)
             for x, y in enumerate(found):
                 axes.plot([x + aside] * len(y), y, "o", color=colour, alpha=0.6)
-        axes.set(title=title, xlabel="examples in the prompt", ylim=(0, 1),
+        axes.set(title=title, xlabel="examples in the prompt", ylim=(0, 1.02),
                  xticks=range(len(shots)), xticklabels=shots)
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.grid(alpha=0.3)
