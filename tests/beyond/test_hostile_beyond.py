@@ -12,7 +12,9 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "theirs/config.json": json.dumps(dict(vocab_size=300, n_embd=16, n_layer=1, n_head=2,
                                               n_positions=8)),
         "theirs/vocab.json": "{}", "theirs/merges.txt": "", "theirs/model.safetensors": "x" * 99,
-        "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n"}
+        "long.txt": TEXT, "bad.gguf": "GGUF\3", "few.tsv": "a\tb\n",
+        "one.csv": "text,label\n" + "".join(f"{n},a\n" for n in range(99)),
+        "good.csv": "text,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(199))}
 
 
 @pytest.fixture
@@ -249,7 +251,37 @@ def there(here):        # noqa: F811
     masked --source text.txt --tokenizer char --context-length 9999 -> context-length
     masked --compare nobody -> nobody
     masked --out text.txt -> text.txt
-    masked --device tpu -> tpu"""))
+    masked --device tpu -> tpu
+    tweets text.txt -> text.txt
+    tweets --task nowhere.csv -> nowhere.csv
+    tweets --task "" -> cannot be read
+    tweets --task loop -> loop
+    tweets --task empty -> empty
+    tweets --task empty.txt -> 0 labels
+    tweets --task latin.txt -> latin.txt
+    tweets --task binary.bin -> binary.bin
+    tweets --task bad.csv -> bad.csv
+    tweets --task two.csv -> two.csv
+    tweets --task no.csv -> --columns
+    tweets --task one.csv -> 1 labels
+    tweets --task good.csv --columns text body -> --columns
+    tweets --task good.csv --columns text text -> 199 labels
+    tweets --task good.csv --columns text -> --columns
+    fewshot -> run
+    fewshot nobody -> nobody
+    fewshot first --task nowhere.csv -> nowhere.csv
+    fewshot first --task one.csv -> 1 labels
+    fewshot first --task good.csv -> no question fits
+    fewshot first --task good.csv --shots -1 -> --shots
+    fewshot first --task good.csv --shots 999 -> --shots
+    fewshot first --task good.csv --shots -> --shots
+    fewshot first --task good.csv --shots few -> --shots
+    fewshot first --task good.csv --draws 0 -> --draws
+    fewshot first --task good.csv --questions -1 -> others
+    fewshot first --task good.csv --seed -1 -> others
+    fewshot first --task good.csv --out text.txt -> text.txt
+    fewshot first --task good.csv --out nowhere/x.png -> nowhere/x.png
+    fewshot first --task good.csv --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
