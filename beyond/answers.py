@@ -170,6 +170,7 @@ def main():
     parser.add_argument("answers", nargs="+", help="each as it would go on, often with a space")
     options = parser.parse_args()
     with clear_errors():
+        "".join([options.question, *options.answers]).encode()      # refuses half a character
         model, tokenizer = load_run(find_run(options.run))
         question = tokenizer.encode(options.question) or [tokenizer.eot]
         answers = [tokenizer.encode(answer) for answer in options.answers]

@@ -9,16 +9,15 @@ learn a matrix of rank r beside it, as a product of two narrow ones:
     x W  becomes  x W + (alpha / r) (x A) B         A is (n_in, r), B (r, n_out), r far below both
 
 A begins random and B at zero, so the model begins as it was. What is learned is saved by itself, a
-few MB to send somebody who has the model; or it is added to W, once and for all, and then costs
-nothing. alpha / r keeps steps of about one length, so that the learning rate need not be found
-anew for every rank.
+few MB to send somebody who has the model; or it is added to W, and then costs nothing. alpha / r
+keeps steps of about one length, so that each rank can do with one learning rate.
 
     python -m beyond.lora smollm2 --source letters/ --name letters      # a run like any other
     python -m beyond.lora smollm2 --adapter runs/letters/adapter --name copy  # or from it
     python -m beyond.lora nano --source letters/ --ranks 1 4 16 64  # and full, compared
 
-Which matrices? By default all of a block's. Which learning rate? Some ten times that of full
-fine-tuning (Schulman et al., 2025, LoRA Without Regret). Paper: LoRA (Hu et al., 2021).
+The learning rate is some ten times that of full fine-tuning (Schulman et al., 2025, LoRA Without
+Regret). Paper: LoRA (Hu et al., 2021).
 """
 import hashlib
 import json
@@ -188,6 +187,8 @@ def main():
             raise ValueError(f"{given['name']} is taken, or is no name: give another --name")
         if (given["source"] is None) == (given["adapter"] is None):
             raise ValueError("give either a --source to learn from, or the --adapter of a run")
+        if min(given["ranks"] or [1]) < 1:
+            raise ValueError("a rank is at least 1")
         (model, words), settings = load_run(run), read_config(run)
         if given["adapter"]:
             merged = load_adapter(model, Path(given["adapter"])).merge()
@@ -196,11 +197,11 @@ def main():
             return print(f"{folder} is {run} with the change of {given['adapter']}")
         corpus = data.load_corpus(data.prepare(data.checked(data.DataConfig, {
             "source": given["source"], "tokenizer": str(run / "tokenizer.json")})), words)
-        if T > model.config.context_length or min(len(corpus.train), len(corpus.val)) <= T:
-            raise ValueError(f"--window {T} is more than {run} reads at once, or than a split of "
-                             f"{corpus.folder} has")
-        if min(given["ranks"] or [1]) < 1:
-            raise ValueError("a rank is at least 1")
+        if not 1 <= T <= model.config.context_length:
+            raise ValueError(f"--window {T}: {run} reads 1 to {model.config.context_length:,} "
+                             "tokens at once")
+        if min(len(corpus.train), len(corpus.val)) <= T:
+            raise ValueError(f"a split of {corpus.folder} is no longer than --window {T}")
     with clear_errors((ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)):
         if given["ranks"]:
             return compare(run, corpus, given["name"], lora, c, T, device, given["ranks"],

@@ -360,7 +360,41 @@ def there(here):        # noqa: F811
     fewshot first --task good.csv --seed -1 -> others
     fewshot first --task good.csv --out text.txt -> text.txt
     fewshot first --task good.csv --out nowhere/x.png -> nowhere/x.png
-    fewshot first --task good.csv --device tpu -> tpu"""))
+    fewshot first --task good.csv --device tpu -> tpu
+    answers nobody x y -> nobody
+    answers first "" -> answers
+    answers first bottle "" -> empty
+    answers first bottle 12345678901234567890 -> context
+    answers first "a\udcff" x -> surrogate
+    learn first -> first
+    lora nobody --source text.txt -> nobody
+    lora first -> --source
+    lora first --source nowhere -> nowhere
+    lora first --source empty.txt --window 8 -> empty.txt
+    lora first --source text.txt --window 17 -> --window 17
+    lora first --source text.txt --window 0 -> --window 0
+    lora first --source text.txt --rank 0 -> rank
+    lora first --source text.txt --targets head -> --targets
+    lora first --source text.txt --ranks 4 0 -> rank
+    lora first --source text.txt --name first -> taken
+    lora first --source text.txt --name "" -> no name
+    lora first --source text.txt --name a/b -> no name
+    lora first --source text.txt --device tpu -> tpu
+    lora first --adapter nowhere -> nowhere
+    lora first --adapter runs/first -> no adapter
+    bag --task one.csv -> 1 labels
+    bag first -> first
+    classify nobody -> nobody
+    classify first --task nowhere.csv -> nowhere.csv
+    classify first --task one.csv -> 1 labels
+    classify first --task good.csv --ways guess -> --ways
+    classify first --task good.csv --ways full --steps 0 -> steps
+    classify first --task good.csv --name first -> taken
+    classify first --task good.csv --name a/b -> no name
+    classify first --task good.csv --window 0 -> --window
+    classify first --task good.csv --questions -1 -> --questions
+    classify first --task good.csv --rank 0 -> rank
+    classify first --task good.csv --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
