@@ -7,7 +7,7 @@ be read as if it went on from its neighbour. Three parts of a GPT look back, and
 where a text begins:
 
     attention   a mask of documents beside the causal one: only what is of the same text
-    positions   learned ones begin anew; rotary ones need not, as only distances count
+    positions   begin anew (of rotary ones only distances count: they would not have to)
     n-grams     those that would reach into the text before have nothing there
 
 Then every text has the logits, and gives the gradients, that it would alone. The loss is of some
@@ -58,7 +58,7 @@ def logits_of(model, ids, targets, of):
     if c.position == "learned":
         x, rotation = x + model.position_table[position], None              # (B, T, C)
     else:
-        rotation = model.rotation[:, :ids.shape[1]]                         # (2, T, 1, D)
+        rotation = model.rotation[:, position]                              # (2, B, T, 1, D)
     x = plain.dropout(x, c.dropout * model.training)                        # (B, T, C)
     mask = (of[:, None, :, None] == of[:, None, None, :]).tril()            # (B, 1, T, T)
     c.ops = SimpleNamespace(**vars(plain) | {"attention": lambda q, k, v, p=0.0: (
@@ -114,9 +114,11 @@ def main():
         print(f"{how:8}{len(texts):6,} texts in {n:6,} windows of {T} tokens, {share:.0%} full")
     order = of[targets >= 0].unique_consecutive().tolist()
     alone = torch.cat([model(torch.tensor([texts[i][0][:-1]]))[0] for i in order])      # (n, V)
-    print(f"\nthe largest difference between a logit and what it is alone\n    packed"
-          f"{(logits_of(model, ids, targets, of) - alone).abs().max():36.6f}\n    in one window, "
-          f"each seeing all before{(model(ids)[targets >= 0] - alone).abs().max():12.6f}")
+    together = model(ids)[targets >= 0]                                     # (n, V)
+    packed = logits_of(model, ids, targets, of)                             # (n, V)
+    print(f"\nthe largest difference between a logit and what it is alone\n"
+          f"packed  {(packed - alone).abs().max():14.6f}\n"
+          f"together{(together - alone).abs().max():14.6f}, where each sees what is before it")
 
 
 if __name__ == "__main__":

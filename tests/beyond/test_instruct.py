@@ -124,7 +124,8 @@ def test_from_a_base_model_to_a_chat_and_on_by_lora(tmp_path, monkeypatch):
     assert found["after"]["p_end"] > 0.5 > 0.1 > found["before"]["p_end"]
     assert "green bottles" in found["after"]["answers"][0]
     assert json.loads(inside(*full, cwd=tmp_path)) == found         # nothing is left to learn
-    assert "other settings" in one_line(*full[:-1], "1e-3", cwd=tmp_path)
+    assert "other settings" in one_line(
+        *full[:2], *flags[:-1], "--steps", 61, cwd=tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO("How many? 12\n"))
     said = inside("beyond.chat", "taught", "--tokens", 20, "--temperature", 0, cwd=tmp_path)
     assert "green bottles" in said and "never taught" not in said
