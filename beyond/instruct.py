@@ -10,7 +10,7 @@ instructions with their answers, as turns of a chat (beyond.chat). It is trainin
     packing     examples are short, so several share a window, each as if alone (beyond.packing)
     two tokens  <|im_start|> and <|im_end|>: two more rows in the tables of a model without them
 
-    python -m beyond.instruct nano --data FILE --name taught    # after python train.py
+    python -m beyond.instruct nano --learning-rate 3e-3 --data FILE --name taught
     python -m beyond.chat taught --tokens 100
     python -m beyond.instruct smollm2 --lora 8 --batch-size 2 --data FILE --name mine
 
@@ -18,6 +18,16 @@ FILE is JSON, one list, or JSONL, with the fields of Alpaca (instruction, input,
 (instruction, context, response). A tenth is held out: how probable does the model find the answers
 that people gave, before and after, and what does it answer itself? After a kill, the same command
 goes on. With --lora only a small change is learned (beyond.lora), and merged in the end.
+
+What mattered, with the nano of train.py and 1,100 short instructions? The rate: in 100 steps, three
+times through them, 3e-3 takes the perplexity of held-out answers from 184 to 14.7, 1e-3 to 16.4.
+And when to stop: with --steps 300 at 3e-3 the held-out loss falls until step 80 (2.755), then rises
+(2.819 at step 140). What is learned is the form: asked for Italy's capital, it says "The capital of
+Brazil is Brasília." What a model knows, it has from pretraining.
+
+    for r in 1e-3 3e-3
+    do python -m beyond.instruct nano --data FILE --learning-rate $r --name rate-$r; done
+    python -m beyond.curves rate-1e-3 rate-3e-3
 """
 import contextlib
 import json
