@@ -19,15 +19,18 @@ FILE is JSON, one list, or JSONL, with the fields of Alpaca (instruction, input,
 that people gave, before and after, and what does it answer itself? After a kill, the same command
 goes on. With --lora only a small change is learned (beyond.lora), and merged in the end.
 
-What mattered, with the nano of train.py and 1,100 short instructions? The rate: in 100 steps, three
-times through them, 3e-3 takes the perplexity of held-out answers from 184 to 14.7, 1e-3 to 16.4.
-And when to stop: with --steps 300 at 3e-3 the held-out loss falls until step 80 (2.755), then rises
-(2.819 at step 140). What is learned is the form: asked for Italy's capital, it says "The capital of
-Brazil is Brasília." What a model knows, it has from pretraining.
+What mattered, with the nano of train.py and 1,100 short instructions: the rate, and when to stop.
 
-    for r in 1e-3 3e-3
+    steps and rate       before   100, 3e-4   100, 1e-3   100, 3e-3   100, 1e-2   300, 3e-3
+    perplexity            183.9        27.3        16.4        14.7        20.9        17.4
+    p(<|im_end|>)          0.0%        1.0%       70.1%       84.5%       82.5%       89.5%
+
+The last one's held-out loss is lowest at step 80, 2.755 (2.975 in the end). It is the form that is
+learned: asked for Italy's capital, a nano says "The capital of Brazil is Brasília."
+
+    for r in 3e-4 1e-3 3e-3 1e-2
     do python -m beyond.instruct nano --data FILE --learning-rate $r --name rate-$r; done
-    python -m beyond.curves rate-1e-3 rate-3e-3
+    python -m beyond.curves runs/rate-*
 """
 import contextlib
 import json
