@@ -20,7 +20,9 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "half/test/x_test.csv": "Why?,a,b,c,d,A\n", "half/dev/x_dev.csv": "Why?,a,b,c,d,?\n",
         "he/HumanEval.jsonl": json.dumps(dict(task_id="0", prompt="1", entry_point="f", test="x")),
         "one.csv": "text,label\n" + "".join(f"{n},a\n" for n in range(99)),
-        "good.csv": "text,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(199))}
+        "good.csv": "text,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(199)),
+        "say.json": '[{"instruction": "a", "output": "b"}]', "mute.jsonl": '{"instruction": "a"}',
+        "half-said.json": '[{"instruction": "a", "output": "\\ud83d"}]'}
 
 
 @pytest.fixture
@@ -394,7 +396,40 @@ def there(here):        # noqa: F811
     classify first --task good.csv --window 0 -> --window
     classify first --task good.csv --questions -1 -> --questions
     classify first --task good.csv --rank 0 -> rank
-    classify first --task good.csv --device tpu -> tpu"""))
+    classify first --task good.csv --device tpu -> tpu
+    packing nobody -> nobody
+    packing first --file nowhere.txt -> nowhere.txt
+    packing first --file empty -> empty
+    packing first --file empty.txt -> no paragraph
+    packing first --window 0 -> --window
+    packing first --window 17 -> --window
+    instruct -> run
+    instruct first -> --data
+    instruct nobody --data say.json -> nobody
+    instruct first --data "" -> directory
+    instruct first --data nowhere.json -> nowhere.json
+    instruct first --data empty -> empty
+    instruct first --data empty.txt -> two tokens
+    instruct first --data latin.txt -> latin.txt
+    instruct first --data binary.bin -> binary.bin
+    instruct first --data no.jsonl -> no.jsonl
+    instruct first --data list.jsonl -> list.jsonl
+    instruct first --data none.jsonl -> example 1
+    instruct first --data mute.jsonl -> instruction
+    instruct first --data half-said.json -> surrogate
+    instruct first --data deep.jsonl -> deep.jsonl
+    instruct first --data say.json -> two tokens
+    instruct first --data say.json --name first --lora 8 -> first is taken
+    instruct first --data say.json --name .. -> ..
+    instruct first --data say.json --name a/b -> a/b
+    instruct first --data say.json --lora 0 -> rank
+    instruct first --data say.json --lora many -> --lora
+    instruct first --data say.json --window 0 -> --window
+    instruct first --data say.json --window 17 -> --window
+    instruct first --data say.json --steps 0 -> steps
+    instruct first --data say.json --learning-rate nan -> learning_rate
+    instruct first --data say.json --rank 8 -> --rank
+    instruct first --data say.json --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
