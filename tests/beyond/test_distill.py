@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import train
+from beyond import distill
 from beyond.distill import loss_of, soft_loss
 from conftest import SMALL, inside, one_line
 from model import GPT, GPTConfig
@@ -51,6 +52,7 @@ def test_the_mix():
 def test_the_comparison(trained, tmp_path, monkeypatch):
     """Each figure is eval.py's of that run; alone is what train.py makes of the same settings."""
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(distill, "speed", lambda *_: 1.0)
     for name in ("runs", "corpora", "text.txt"):
         (tmp_path / name).symlink_to(trained / name)
     shape = ["--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--ngram", 1]

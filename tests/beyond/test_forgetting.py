@@ -1,6 +1,7 @@
 """What is mixed in is every Nth window; who learns anew forgets, and a leak is found."""
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import data
 import train
 from beyond.forgetting import mixed
 from beyond.lora import load_adapter
-from conftest import inside
+from conftest import SMALL, inside
 from eval import log_probs, measure, open_text
 from sample import load_run
 
@@ -33,8 +34,8 @@ def test_every_nth_window_is_of_the_other_text(every, B):
 
 def test_the_four_ways_and_the_two_traps(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)
-    for name in ("runs", "corpora"):
-        (tmp_path / name).symlink_to(trained / name)
+    inside("train.py", "--source", trained / "text.txt", *SMALL, "--eval-every", 100, "--steps",
+           200, "--learning-rate", 0.01, "--name", "first", cwd=tmp_path)
     rng, letters = random.Random(1), sorted({*"green bottles hanging on the wall"})
     text = " ".join("".join(rng.choices(letters, k=rng.randint(2, 6))) for _ in range(4000))
     (tmp_path / "new.txt").write_text(text)
@@ -56,7 +57,7 @@ def test_the_four_ways_and_the_two_traps(trained, tmp_path, monkeypatch):
     assert bits(first, "runs/first") == pytest.approx(rows["before"]["old"])
     assert bits(load_run("runs/forgetting/plain")[0],
                 "runs/forgetting/plain") == pytest.approx(rows["plain"]["new"])
-    merged = load_adapter(first, "runs/forgetting/lora").merge()
+    merged = load_adapter(first, Path("runs/forgetting/lora")).merge()
     assert bits(merged, "runs/forgetting/plain") == pytest.approx(rows["lora"]["new"], rel=1e-4)
     assert rows["plain"]["learned"] == n and rows["before"]["learned"] == 0
     assert rows["lora"]["learned"] == 2 * 8 * (16 + 48 + 16 + 16 + 16 + 64 + 64 + 16)
