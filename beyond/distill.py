@@ -152,7 +152,7 @@ def main():
     with clear_errors():
         run, name, device = find_run(given["teacher"]), given["name"], pick_device(given["device"])
         c, own = data.checked(DistillConfig, given), asdict(data.checked(Student, given))
-        if (RUNS / name).parent != RUNS:
+        if (RUNS / name).resolve().parent != RUNS.resolve():
             raise ValueError(f"--name {name} is no name of a folder in {RUNS}")
         if not all(0 < t < math.inf for t in given["temperature"]):
             raise ValueError("a --temperature is above 0")

@@ -45,7 +45,6 @@ from sample import RUNS, find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors, write_whole
 from train import evaluate
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -53,10 +52,10 @@ from matplotlib.figure import Figure
 @dataclass
 class ForgettingConfig(TuneConfig):
     """How to fine-tune. A trailing comment is the flag's --help."""
-    steps: int = 200            # batches to learn from, in each way
+    steps: int = 150            # batches to learn from, in each way
     batch_size: int = 8         # windows of text in a batch
     learning_rate: float = 1e-3     # of all ways but smaller, whose is a tenth of it
-    eval_every: int = 20        # steps from one evaluation of both domains to the next
+    eval_every: int = 15        # steps from one evaluation of both domains to the next
     seed: int = 1               # fixes the order of the batches, and LoRA's A
 
 
@@ -94,28 +93,30 @@ def tune(base, way, tokens, others, c, device):
 
 # ------------ Four ways.
 
+def row_of(way, model, base, c):
+    """What the table says of a model: bits per byte of both validation splits, whole."""
+    old, new = (evaluate(model, corpus, replace(c, eval_tokens=0))["val_bits_per_byte"]
+                for corpus in (base.old, base.new))
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad and way != "before")
+    return {"way": way, "learned": n, "new": new, "old": old}
+
+
 def compare(base, c, device, path):
-    """Train each way, and draw its losses: a row for each and for what was before; plain's model.
-    A row's bits per byte are of both whole validation splits."""
-    model, whole, rows = load_run(base.run, device)[0], replace(c, eval_tokens=0), []
+    """Train each way, and draw its losses: a row for each and one for before; plain's model."""
+    model = load_run(base.run, device)[0]
     model.config.context_length = base.T
-    corpora = {"old": base.old, "new": base.new}
-    start = [evaluate(model, corpus, c)["val_loss"] for corpus in corpora.values()]
+    start = [evaluate(model, corpus, c)["val_loss"] for corpus in (base.old, base.new)]
+    rows = [row_of("before", model, base, c)]
     panels = (figure := Figure(figsize=(11, 4.6), layout="constrained")).subplots(1, 2)
-    for i, way in enumerate(("before", *WAYS)):
-        if way != "before":
-            model, history = tune(
-                base, way, base.new.train, (base.old if way == "replay" else base.new).train,
-                replace(c, learning_rate=c.learning_rate / (10 if way == "smaller" else 1)), device)
-            for axes, key, before in zip(panels, ("old_loss", "val_loss"), start):
-                points = [(m["step"], m[key]) for m in history if key in m]
-                axes.plot(*zip((0, before), *points), "o-", color=f"C{i - 1}", label=way)
-        if way == "plain":
-            plain = model
-        rows.append({"way": way, "learned": (way != "before") and sum(
-            p.numel() for p in model.parameters() if p.requires_grad)} | {
-            key: evaluate(model, corpus, whole)["val_bits_per_byte"]
-            for key, corpus in corpora.items()})
+    for way in WAYS:
+        rate = c.learning_rate / (10 if way == "smaller" else 1)
+        model, history = tune(base, way, base.new.train, (base.old if way == "replay" else
+                              base.new).train, replace(c, learning_rate=rate), device)
+        rows.append(row_of(way, model, base, c))
+        plain = model if way == "plain" else plain      # which comes first
+        for axes, key, before in zip(panels, ("old_loss", "val_loss"), start):
+            points = [(m["step"], m[key]) for m in history if key in m]
+            axes.plot(*zip((0, before), *points), "o-", label=way)
     for axes, title in zip(panels, ("the old domain: forgotten", "the new domain: learned")):
         axes.set(xlabel="step of fine-tuning", ylabel="loss (nats per token)", title=title)
         axes.grid(alpha=0.3)
@@ -192,7 +193,7 @@ def main():
     with clear_errors():
         run, name, device = find_run(given["run"]), given["name"], pick_device(given["device"])
         c, path = data.checked(ForgettingConfig, given), picture(given["out"])
-        if (RUNS / name).parent != RUNS:
+        if (RUNS / name).resolve().parent != RUNS.resolve():
             raise ValueError(f"--name {name} is no name of a folder in {RUNS}")
         if not given["source"]:
             raise ValueError("--source names the text of the new domain: it is missing")

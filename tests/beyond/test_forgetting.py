@@ -32,6 +32,7 @@ def test_every_nth_window_is_of_the_other_text(every, B):
         assert torch.equal(mixed(ours, ours, every, B, 8, 1, step)[0], usual)
 
 
+@pytest.mark.slow
 def test_the_four_ways_and_the_two_traps(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)
     inside("train.py", "--source", trained / "text.txt", *SMALL, "--eval-every", 100, "--steps",

@@ -461,6 +461,7 @@ def there(here):        # noqa: F811
     forgetting first --source one.txt -> too little text
     forgetting first --source text.txt --out text.txt -> text.txt
     forgetting first --source text.txt --name a/b -> a/b
+    forgetting first --source text.txt --name .. -> ..
     forgetting first --source text.txt --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
