@@ -67,7 +67,7 @@ def test_the_four_ways_and_the_two_traps(trained, tmp_path, monkeypatch):
     last, best = over["last"], over["best"]
     assert over["tokens"] == 20 * 16 + 1 and last["epoch"] == 40 * 8 * 16 / 321
     assert last["train_loss"] < best["val_loss"] <= last["val_loss"]
-    assert leaks["tokens"] == 40 * 8 * 16 // 4 // 4
+    assert leaks["tokens"] == 40 * 8 * 16 // 4 // 2
     assert leaks["what leaked"]["difference"] < leaks["the rest"]["difference"] - 0.01
     assert leaks["overlap_of_leaked"] == 1 and leaks["overlap_of_plain"] == 0
 
