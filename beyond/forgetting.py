@@ -1,9 +1,8 @@
 """
 Forgetting: what fine-tuning costs, what helps, and two ways to deceive oneself about it.
 
-Fine-tune on a text of another domain, and the loss there falls. But the same weights held what the
-model knew before, and nothing asks for that any more: catastrophic forgetting (McCloskey and Cohen,
-1989). So measure both, every few steps, for four ways to fine-tune:
+Fine-tune on another domain, and the loss there falls. But the same weights held what the model knew
+before: catastrophic forgetting (McCloskey and Cohen, 1989). So measure both, in four ways to do it:
 
     plain       all weights, at --learning-rate
     smaller     the same at a tenth of that rate: less is learned, less forgotten
@@ -22,10 +21,7 @@ It draws forgetting.png. Each way is a run, runs/NAME/plain and so on. Then come
                     text's beginning. There it seems better than plain, by so much is one deceived;
                     on the rest of that text it is not. beyond.overlap finds what has leaked
 
-A small sweep (--replay 5, --replay 20 are others), each with tables of its own:
-
-    for rate in 3e-4 1e-3 3e-3; do
-        python -m beyond.forgetting nano --learning-rate $rate --name forgetting-$rate; done
+Its own --name for each makes a sweep of --learning-rate 3e-4, 1e-3, 3e-3, or of --replay 5, 10, 20.
 """
 import contextlib
 import json
@@ -41,6 +37,7 @@ from beyond.curves import picture, verdict
 from beyond.learn import TuneConfig, corpus_of, learn
 from beyond.lora import LoRA, LoRAConfig, digest
 from beyond.overlap import leak_check, texts_of
+from beyond.tweets import read_task
 from sample import RUNS, find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors, write_whole
 from train import evaluate
@@ -56,6 +53,8 @@ class ForgettingConfig(TuneConfig):
     batch_size: int = 8         # windows of text in a batch
     learning_rate: float = 1e-3     # of all ways but smaller, whose is a tenth of it
     eval_every: int = 15        # steps from one evaluation of both domains to the next
+    window: int = 256           # tokens of context, at most what the run reads at once
+    replay: int = 10            # of so many windows one is of the old domain; or has leaked
     seed: int = 1               # fixes the order of the batches, and LoRA's A
 
 
@@ -79,12 +78,12 @@ def tune(base, way, tokens, others, c, device):
     more = asdict(lora) | {"digest": digest(model)} if lora else {}
     settings = {"data": base.new.meta["config"], "model": read_config(base.run)["model"],
                 "corpus": {"folder": str(base.new.folder)}, "train": asdict(c) | more | {
-                "base": str(base.run), "old": str(base.old.folder), "every": base.every}}
+                "base": str(base.run), "old": str(base.old.folder)}}
     torch.manual_seed(c.seed)
     net = LoRA(model, lora).to(device) if lora else model
     return net, learn(
         f"{base.name}/{way}", net, settings, base.words, c,
-        lambda step, part, parts: mixed(tokens, others, base.every, c.batch_size, T, c.seed, step,
+        lambda step, part, parts: mixed(tokens, others, c.replay, c.batch_size, T, c.seed, step,
                                         part, parts),
         lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
         lambda net: evaluate(net, base.new, c) | {
@@ -92,6 +91,14 @@ def tune(base, way, tokens, others, c, device):
 
 
 # ------------ Four ways.
+
+def tweets():
+    """The tweets as data.py reads documents, in a file."""
+    path, task = data.CORPORA / "tweets.jsonl", read_task()
+    lines = [json.dumps({"text": text}) for text, _ in task.train + task.held_out]
+    write_whole(path, lambda file: file.write("\n".join(lines).encode()))
+    return [str(path)]
+
 
 def row_of(way, model, base, c):
     """What the table says of a model: bits per byte of both validation splits, whole."""
@@ -118,7 +125,7 @@ def compare(base, c, device, path):
             points = [(m["step"], m[key]) for m in history if key in m]
             axes.plot(*zip((0, before), *points), "o-", label=way)
     for axes, title in zip(panels, ("the old domain: forgotten", "the new domain: learned")):
-        axes.set(xlabel="step of fine-tuning", ylabel="loss (nats per token)", title=title)
+        axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
@@ -138,7 +145,7 @@ def overfit(base, c, device):
 def leak(base, c, plain, device):
     """Plain, but with the validation text's beginning in it: by how much is the figure better?"""
     val, words, T = base.new.val, base.words, base.T
-    n = min(len(val) // 2, max(T + 2, c.steps * c.batch_size * T // base.every // EPOCHS))
+    n = min(len(val) // 2, max(T + 2, c.steps * c.batch_size * T // c.replay // EPOCHS))
     model, _ = tune(base, "leaked", base.new.train, val[:n], c, device)
     text, found = [*texts_of(val[:n], words)], {"tokens": n}
     for key, extra in (("plain", val[:0]), ("leaked", val[:n])):
@@ -176,11 +183,8 @@ def show(rows, over, leaks):
 def main():
     parser = Parser("Fine-tune a run on another domain in four ways: what is learned, forgotten?")
     parser.add_argument("run", metavar="RUN", help="name or folder of the run to start from")
-    for flag, what in (("--source", "the new domain"), ("--old", "the old (default: the run's)")):
+    for flag, what in (("--source", "the new domain (tweets)"), ("--old", "the old (the run's)")):
         parser.add_argument(flag, nargs="+", metavar="...", help=f"files, folders of text: {what}")
-    for flag, usual, what in (("--window", 256, "tokens of context, at most the run's"),
-                              ("--replay", 10, "every Nth window is of the old domain, or leaked")):
-        parser.add_argument(flag, type=int, default=usual, metavar="N", help=f"{what} ({usual})")
     for flag, usual, what in (("--name", "forgetting", "a folder in runs/ for what is trained"),
                               ("--out", "forgetting.png", "the picture"),
                               ("--device", "auto", "auto, cpu, cuda or mps")):
@@ -194,18 +198,14 @@ def main():
         c, path = data.checked(ForgettingConfig, given), picture(given["out"])
         if (RUNS / name).resolve().parent != RUNS.resolve():
             raise ValueError(f"--name {name} is no name of a folder in {RUNS}")
-        if not given["source"]:
-            raise ValueError("--source names the text of the new domain: it is missing")
-        if given["window"] < 1 or given["replay"] < 2:
-            raise ValueError("--window is at least 1, and --replay at least 2")
         model, words = load_run(run)
-        T = min(given["window"], model.config.context_length)
+        given["source"] = given["source"] or tweets()
+        T = min(c.window, model.config.context_length)
         new, old = (corpus_of(run, words, given[key]) for key in ("source", "old"))
         for corpus in (new, old):
             if len(corpus.train) <= T or len(corpus.val) < 2 * T + 4:
                 raise ValueError(f"{corpus.folder} has too little text for a --window of {T}")
-        base = SimpleNamespace(run=run, name=name, words=words, new=new, old=old, T=T,
-                               every=given["replay"])
+        base = SimpleNamespace(run=run, name=name, words=words, new=new, old=old, T=T)
     with clear_errors((ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)), aside:
         rows, plain = compare(base, c, device, path)
         over, leaks = overfit(base, c, device), leak(base, c, plain, device)

@@ -452,8 +452,8 @@ def there(here):        # noqa: F811
     distill first --device tpu -> tpu
     forgetting -> RUN
     forgetting nobody --source text.txt -> nobody
-    forgetting first --source text.txt --window 0 -> --window
-    forgetting first --source text.txt --replay 1 -> --replay
+    forgetting first --source text.txt --window 0 -> window
+    forgetting first --source text.txt --replay 0 -> replay
     forgetting first --source text.txt --steps many -> --steps
     forgetting first --source text.txt --learning-rate nan -> learning_rate
     forgetting first --source nowhere -> nowhere
