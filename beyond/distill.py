@@ -16,6 +16,12 @@ for what p expects; it is 0 when both are the same. Its gradient shrinks as 1 / 
     python -m beyond.distill nano --temperature 1 2 4 --mix 0.5 1 --name sweep      # what matters?
     python -m beyond.distill smollm2 --source notes/ --name mine    # any run may be the teacher
 
+The second of these, with --steps 100 and --temperature 1 2, gave bits per byte of
+
+    alone 2.823                 mix 0.5     mix 1
+    temperature 1                 2.737     2.684       the teacher 1.887
+    temperature 2                 2.753     2.807
+
 Students begin with the same weights and read the same batches: runs/distill/alone and its brothers,
 runs like any other, whose curves `python -m beyond.curves runs/distill/*` draws (the train_loss of
 those that have a teacher is the sum above). After Ctrl-C the same command goes on.
@@ -66,8 +72,8 @@ class DistillConfig(TrainConfig):
 
 def soft_loss(student, teacher, t):
     """t^2 KL(p_t || q_t), the mean over all positions, of logits (B, T, V) and (B, T, V)."""
-    log_p = torch.log_softmax(teacher / t, dim=-1)                  # (B, T, V)
-    log_q = torch.log_softmax(student / t, dim=-1)                  # (B, T, V)
+    log_p = torch.log_softmax(teacher / t, dim=-1)                          # (B, T, V)
+    log_q = torch.log_softmax(student / t, dim=-1)                          # (B, T, V)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)                        # (B, T), 0 or more
     return t ** 2 * kl.mean()                                               # ()
 
