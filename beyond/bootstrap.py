@@ -122,6 +122,19 @@ def interval(estimate, resampled, n_blocks):
     return [float(estimate - high), float(estimate - low)]
 
 
+def bits_of(model, tokenizer, ids, n_bytes):
+    """A text's bits per byte, those of the resampled texts (n,), and the number of blocks."""
+    sums = add_up(score(log_probs(model, ids)), block_starts(ids, tokenizer, n_bytes))
+    found, resampled = (figures(x, n_bytes, n_bytes)["bits_per_byte"]
+                        for x in (sums.sum(axis=0), resample(sums)))
+    return float(found), resampled, len(sums)
+
+
+def difference(a, b):
+    """How many bits per byte a needs more than b, both bits_of() one text; and the interval."""
+    return a[0] - b[0], interval(a[0] - b[0], a[1] - b[1], a[2])
+
+
 def measured(folder, text_file):
     """What --json prints of a run, and what comparing and drawing it takes."""
     text, (model, tokenizer) = open_text(folder, text_file), load_run(folder, pick_device("auto"))

@@ -11,8 +11,10 @@ on plain text, all weights, needs none of it: python train.py --init RUN --sourc
 import json
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
+import data
 from sample import RUNS, load_weights, lock, read_config
 from tokenizer import Parser, write_whole
 from train import TrainConfig, make_optimizers, train
@@ -32,6 +34,17 @@ class TuneConfig(TrainConfig):
     eval_every: int = 20        # steps from one evaluation to the next
     eval_tokens: int = 16_384   # an evaluation reads about so many; 0: all
     seed: int = 1               # fixes A, and the order of the batches
+
+
+def corpus_of(run, words, source=None):
+    """A text as the tokenizer of a run cuts it; without a source, what the run has learned from."""
+    folder = read_config(run)["corpus"]["folder"]
+    if source:
+        folder = data.prepare(data.checked(data.DataConfig, {
+            "source": source, "tokenizer": str(run / "tokenizer.json")}))
+    elif not Path(folder).is_dir():
+        raise ValueError(f"{run} does not have with it the text it was trained on: name one")
+    return data.load_corpus(folder, words)
 
 
 def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_tokens):

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 import data
-from beyond.learn import TuneConfig, learn, save_run
+from beyond.learn import TuneConfig, corpus_of, learn, save_run
 from sample import RUNS, find_run, load_run, load_weights, pick_device, read_config
 from tokenizer import Parser, clear_errors
 from train import evaluate
@@ -195,8 +195,7 @@ def main():
             folder.mkdir(parents=True, exist_ok=True)
             save_run(merged, words, settings, folder)
             return print(f"{folder} is {run} with the change of {given['adapter']}")
-        corpus = data.load_corpus(data.prepare(data.checked(data.DataConfig, {
-            "source": given["source"], "tokenizer": str(run / "tokenizer.json")})), words)
+        corpus = corpus_of(run, words, given["source"])
         if not 1 <= T <= model.config.context_length:
             raise ValueError(f"--window {T}: {run} reads 1 to {model.config.context_length:,} "
                              "tokens at once")

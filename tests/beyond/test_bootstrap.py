@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tokenizer
-from beyond.bootstrap import (add_up, block_starts, figures, interval, loss_by_position, resample,
-                              score)
+from beyond.bootstrap import (add_up, bits_of, block_starts, difference, figures, interval,
+                              loss_by_position, resample, score)
 from conftest import TEXT, inside, one_line
 from data import DataConfig, load_corpus, prepare
-from eval import log_probs
+from eval import log_probs, open_text
 from sample import load_run, read_config
 
 TRUTH = {"loss": 1.0, "perplexity": math.e, "bits_per_byte": 1 / math.log(2), "top1_accuracy": 0.45,
@@ -147,6 +147,10 @@ def test_runs_are_compared_on_the_same_text_only(runs):
     d = worse["difference"]
     assert d["bits_per_byte"] == worse["bits_per_byte"] - first["bits_per_byte"]
     assert 0 < d["interval"][0] < d["bits_per_byte"] < d["interval"][1]
+    text = open_text(runs / "runs/first", runs / "long.txt")
+    more, bounds = difference(*(bits_of(*load_run(runs / "runs" / name), text.ids, text.bytes)
+                                for name in ("worse", "first")))
+    assert (more, bounds) == (d["bits_per_byte"], pytest.approx(d["interval"]))
     assert twin["difference"] == {"than": "runs/first", "bits_per_byte": 0, "interval": [0, 0]}
     assert f"worse needs {d['bits_per_byte']:+.4f} bits" in out and out.count("chance") == 1
     assert "more than runs/first (+0.0000 to +0.0000: could be chance)" in out

@@ -429,7 +429,38 @@ def there(here):        # noqa: F811
     instruct first --data say.json --steps 0 -> steps
     instruct first --data say.json --learning-rate nan -> learning_rate
     instruct first --data say.json --rank 8 -> --rank
-    instruct first --data say.json --device tpu -> tpu"""))
+    instruct first --data say.json --device tpu -> tpu
+    distill -> RUN
+    distill nobody -> nobody
+    distill bare -> bare
+    distill first --source nowhere -> nowhere
+    distill first --source bad -> bad/b.txt
+    distill first --steps 0 -> steps
+    distill first --n-head 3 -> n_embd
+    distill first --temperature 0 -> --temperature
+    distill first --temperature nan -> --temperature
+    distill first --temperature 1 inf -> --temperature
+    distill first --mix 0 -> --mix
+    distill first --mix 0.5 1.1 -> --mix
+    distill first --mix nan -> --mix
+    distill first --context-length 17 -> 16 tokens
+    distill first --name a/b -> a/b
+    distill first --name "" -> --name
+    distill first --name .. -> ..
+    distill first --device tpu -> tpu
+    forgetting -> RUN
+    forgetting nobody --source text.txt -> nobody
+    forgetting first --source text.txt --window 0 -> window
+    forgetting first --source text.txt --replay 0 -> replay
+    forgetting first --source text.txt --steps many -> --steps
+    forgetting first --source text.txt --learning-rate nan -> learning_rate
+    forgetting first --source nowhere -> nowhere
+    forgetting first --source text.txt --old nowhere -> nowhere
+    forgetting first --source one.txt -> too little text
+    forgetting first --source text.txt --out text.txt -> text.txt
+    forgetting first --source text.txt --name a/b -> a/b
+    forgetting first --source text.txt --name .. -> ..
+    forgetting first --source text.txt --device tpu -> tpu"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
