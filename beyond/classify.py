@@ -96,6 +96,7 @@ def fit(way, run, task, name, c, lora, T, device):
         net.labels = model.W_vocab.requires_grad_()     # beside the change, this is learned, too
     train, long = encode(words, task, task.train, T)
     held_out, more = encode(words, task, task.held_out, T)
+    train = drawn(c.seed, train, len(train))        # a table's first rows are often of one kind
     learned, chosen_by = train[len(train) // 20:], train[:len(train) // 20]
     if long + more:
         print(f"{way}: {long + more:,} texts are longer than {T} tokens: their beginnings are cut")
