@@ -3,6 +3,7 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,9 @@ def trained(tmp_path_factory):
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     run("train.py", "--source", "text.txt", "--name", "first", "--steps", 30, *SMALL, cwd=folder)
     return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The same folder, to write in."""
+    return shutil.copytree(trained, tmp_path / "copied")

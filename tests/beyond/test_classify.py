@@ -16,10 +16,10 @@ FLAGS = ["beyond.classify", "first", "--task", "bottles.csv", "--name", "sorted"
 
 
 @pytest.fixture
-def bottles(trained):
+def bottles(copied):
     rows = [f"{n} bottle{'s' * (n % 2)},{'many' if n % 2 else 'one'}" for n in range(1, 200)]
-    (trained / "bottles.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
-    return trained
+    (copied / "bottles.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
+    return copied
 
 
 def test_logistic_regression_is_scikit_learns():

@@ -49,24 +49,22 @@ def test_the_mix():
     assert loss_of(student, student, ids, targets, 2, 1).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_comparison(trained, tmp_path, monkeypatch):
+def test_the_comparison(copied, monkeypatch):
     """Each figure is eval.py's of that run; alone is what train.py makes of the same settings."""
     monkeypatch.setattr(train, "draw_curve", lambda *_: None)
     monkeypatch.setattr(distill, "speed", lambda *_: 1.0)
-    for name in ("runs", "corpora", "text.txt"):
-        (tmp_path / name).symlink_to(trained / name)
     shape = ["--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--ngram", 1]
     steps = ["--steps", 12, "--batch-size", 4, "--eval-every", 6]
     command = ["beyond.distill", "first", *shape, *steps, "--temperature", 1, 2, "--json"]
-    rows = [json.loads(line) for line in inside(*command, cwd=tmp_path).splitlines()]
+    rows = [json.loads(line) for line in inside(*command, cwd=copied).splitlines()]
     ways = ["alone", "t1-mix0.9", "t2-mix0.9"]
     assert [row["model"] for row in rows] == [*ways, "teacher"]
     inside("train.py", "--source", "text.txt", *SMALL, *shape, *steps, "--name", "usual",
-           cwd=tmp_path)
+           cwd=copied)
     runs = ["first", "usual", *(f"distill/{way}" for way in ways)]
     theirs = {row["model"].removeprefix("runs/").removeprefix("distill/"): row["bits_per_byte"]
               for row in map(json.loads, inside("eval.py", *runs, "--json",
-                                                cwd=tmp_path).splitlines())}
+                                                cwd=copied).splitlines())}
     for row in rows:
         assert row["bits_per_byte"] == pytest.approx(theirs[row["model"].replace(
             "teacher", "first")], rel=1e-6)
@@ -74,9 +72,9 @@ def test_the_comparison(trained, tmp_path, monkeypatch):
     assert len({*theirs.values()}) == 4                         # a teacher, its heat, change much
     assert rows[1]["difference"] == pytest.approx(theirs["t1-mix0.9"] - theirs["alone"])
     assert rows[0]["parameters"] == rows[0]["megabytes"] * 1e6 / 4 < rows[3]["parameters"]
-    shown = inside(*command[:-1], cwd=tmp_path)                 # nothing is left to learn
+    shown = inside(*command[:-1], cwd=copied)                 # nothing is left to learn
     assert shown.count("\n") == 6 and f"{rows[0]['bits_per_byte']:.4f}" in shown
-    assert "other settings" in one_line(*command, "--seed", 2, cwd=tmp_path)
+    assert "other settings" in one_line(*command, "--seed", 2, cwd=copied)
 
 
 def test_the_student_comes_nearer_to_its_teacher():

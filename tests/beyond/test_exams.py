@@ -21,14 +21,14 @@ def stand_in(exam, right, n, chance, texts, *names):
 
 
 @pytest.fixture
-def held(trained, monkeypatch):
-    text = (trained / "text.txt").read_text()
+def held(copied, monkeypatch):
+    text = (copied / "text.txt").read_text()
     monkeypatch.setattr(exams, "EXAMS", {
         "mmlu": stand_in("mmlu", 30, 100, 0.25, [("a/1", text[500:600]), ("a/2", "?" * 99)], "."),
         "maths": stand_in("maths", 5, 100, 0.0, [], "math", "runs"),
         "humaneval": stand_in("humaneval", 0, 100, 0.0, [], "broken")})
-    (trained / "broken").mkdir(exist_ok=True)
-    return trained
+    (copied / "broken").mkdir(exist_ok=True)
+    return copied
 
 
 def test_the_report(held):

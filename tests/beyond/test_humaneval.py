@@ -51,10 +51,10 @@ def test_a_completion_is_cut_where_the_function_ends():
 
 
 @walled
-def test_an_exam_goes_on_where_it_stopped(trained, data, monkeypatch):
+def test_an_exam_goes_on_where_it_stopped(copied, data, monkeypatch):
     """What is written is what the model writes greedily, alone; what is kept is not written again;
     a longer exam goes on from a shorter one; other weights begin anew."""
-    run, asked = trained / "runs/first", []
+    run, asked = copied / "runs/first", []
     monkeypatch.setattr(humaneval, "run_program",
                         lambda program, _: asked.append(program) or ("", ""))
     first = humaneval.sit(run, data, 2, tokens=5)
@@ -73,7 +73,7 @@ def test_an_exam_goes_on_where_it_stopped(trained, data, monkeypatch):
 
 
 @walled
-def test_samples(trained, data, monkeypatch):
+def test_samples(copied, data, monkeypatch):
     """Three of each problem, drawn, not all the same; two of them pass."""
     def second_fails(program, _):
         tries[program[:4]] += 1         # the first characters of its prompt
@@ -81,27 +81,27 @@ def test_samples(trained, data, monkeypatch):
 
     tries = Counter()
     monkeypatch.setattr(humaneval, "run_program", second_fails)
-    found = humaneval.sit(trained / "runs/first", data, samples=3, temperature=1.0, tokens=8)
+    found = humaneval.sit(copied / "runs/first", data, samples=3, temperature=1.0, tokens=8)
     rows = [json.loads(line) for line in open(found["sheet"])][1:]
     assert len({row["completion"] for row in rows}) > 5 and len(rows) == 15
     assert found["pass"] == {1: pytest.approx(2 / 3), 2: 1.0, 3: 1.0} and found["right"] == 5
     assert found["stopped_by"] == [("NameError", 5)] and "humaneval-1.jsonl" in found["sheet"]
-    assert humaneval.sit(trained / "runs/first", data, samples=2, temperature=1.0, tokens=8)[
+    assert humaneval.sit(copied / "runs/first", data, samples=2, temperature=1.0, tokens=8)[
         "pass"][2] == 1.0
 
 
 @walled
-def test_the_command(trained, data):
+def test_the_command(copied, data):
     """Programs run for real. A prompt longer than the context (16) is left out, and counted."""
     long = PROBLEMS[0] | {"task_id": "T/long", "prompt": "green bottles " * 2}
     right = PROBLEMS[1] | {"task_id": "T/right", "prompt": "f = 10  #"}
     with gzip.open(data / humaneval.FILE, "wt") as file:
         file.write(json.dumps(long) + "\n" + json.dumps(right) + "\n" + json.dumps(PROBLEMS[0]))
     arguments = ("beyond.humaneval", "first", "--data", data, "--tokens", 3, "--device", "cpu")
-    found = json.loads(inside(*arguments, "--json", cwd=trained))
+    found = json.loads(inside(*arguments, "--json", cwd=copied))
     assert (found["questions"], found["right"], found["not_askable"]) == (2, 1, 1)
     assert found["stopped_by"] == [["SyntaxError", 1]] and found["pass"] == {"1": 0.5}
-    code, said, where = call(*arguments, cwd=trained)
+    code, said, where = call(*arguments, cwd=copied)
     assert "1 of 2 right: 50.0%" in said and "left out: 1" in said and "SyntaxError (1)" in said
     assert code == 0 and WALL in where
 

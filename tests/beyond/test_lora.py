@@ -73,34 +73,34 @@ def test_against_peft(tmp_path):
         torch.testing.assert_close(ours.grad, their.grad.T, rtol=1e-3, atol=1e-5)
 
 
-def test_as_a_person_does(trained):
-    said = inside("beyond.lora", "first", *FLAGS, "--steps", 4, "--name", "own", cwd=trained)
+def test_as_a_person_does(copied):
+    said = inside("beyond.lora", "first", *FLAGS, "--steps", 4, "--name", "own", cwd=copied)
     assert "python sample.py own" in said
-    base, own = (load_run(trained / "runs" / name)[0] for name in ("first", "own"))
+    base, own = (load_run(copied / "runs" / name)[0] for name in ("first", "own"))
     ids = torch.randint(base.config.vocab_size, (2, 16))
     assert (base(ids) - own(ids)).abs().max() > 1e-4
-    steps = (trained / "runs/own/metrics.jsonl").read_text().splitlines()
+    steps = (copied / "runs/own/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in steps] == [1, 2, 3, 4]
-    assert (trained / "runs/own/loss.png").exists()
-    inside("sample.py", "own", "--tokens", 5, cwd=trained)
-    inside("beyond.lora", "first", "--adapter", "runs/own/adapter", "--name", "again", cwd=trained)
-    again = load_run(trained / "runs/again")[0]
+    assert (copied / "runs/own/loss.png").exists()
+    inside("sample.py", "own", "--tokens", 5, cwd=copied)
+    inside("beyond.lora", "first", "--adapter", "runs/own/adapter", "--name", "again", cwd=copied)
+    again = load_run(copied / "runs/again")[0]
     assert torch.equal(own(ids), again(ids))
-    assert (trained / "runs/own/adapter/best.pt").stat().st_size < 40_000
+    assert (copied / "runs/own/adapter/best.pt").stat().st_size < 40_000
     with pytest.raises(ValueError, match="beside other weights"):
-        load_adapter(own, trained / "runs/own/adapter")
+        load_adapter(own, copied / "runs/own/adapter")
     for arguments, says in (((*FLAGS, "--name", "own"), "taken"), (("--name", "x"), "--source"),
                             (("--adapter", "runs/first", "--name", "x"), "no adapter"),
                             ((*FLAGS, "--name", "x", "--ranks", "0"), "at least 1"),
                             ((*FLAGS[:2], "--window", 17, "--name", "x"), "--window 17")):
-        assert says in one_line("beyond.lora", "first", *arguments, cwd=trained), says
-    assert not (trained / "runs/x").exists()
+        assert says in one_line("beyond.lora", "first", *arguments, cwd=copied), says
+    assert not (copied / "runs/x").exists()
 
 
-def test_ranks(trained):
+def test_ranks(copied):
     flags = ["beyond.lora", "first", *FLAGS, "--steps", 2, "--ranks", 1, 2, "--name", "table"]
-    inside(*flags, cwd=trained)
-    said = inside(*flags, "--json", cwd=trained).splitlines()       # nothing is left to learn
+    inside(*flags, cwd=copied)
+    said = inside(*flags, "--json", cwd=copied).splitlines()       # nothing is left to learn
     rows = {row["way"]: row for row in map(json.loads, said[1:])}
     one, two, full = (rows[name]["learned"] for name in ("rank 1", "rank 2", "full"))
     assert two == 2 * one < full
