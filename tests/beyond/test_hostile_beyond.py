@@ -33,6 +33,7 @@ def there(here):        # noqa: F811
     return here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, says", rows(f"""
     ingest -> SOURCE
     ingest "" -> ''
