@@ -104,5 +104,5 @@ def test_ranks(copied):
     rows = {row["way"]: row for row in map(json.loads, said[1:])}
     one, two, full = (rows[name]["learned"] for name in ("rank 1", "rank 2", "full"))
     assert two == 2 * one < full
-    for row in rows.values():       # a gradient, and AdamW's two averages
-        assert row["kept_MB"] == pytest.approx(12e-6 * row["learned"], rel=0.02)     # and a counter of steps
+    for row in rows.values():       # a gradient, AdamW's two averages, and a counter of steps
+        assert row["kept_MB"] == pytest.approx(12e-6 * row["learned"], rel=0.02)
