@@ -4,27 +4,25 @@ Answers: how a model is asked a question, and what its mark is worth.
 An exam asks a language model in one of two ways. Given several answers: how probable is each after
 the question? Given none: what does it write? Either way a question is text to go on from, and much
 of it (the subject, worked examples) is the same for many questions. That is read once; questions go
-on from copies of its KV cache, several at a time. And a mark is partly luck: whoever guesses has 25
-of 100 questions with four answers right, or 17, or 33; hence the interval.
+on from copies of its KV cache, several at a time. And a mark is partly luck: of 100 questions with
+four answers each, guessing gets 25 right, or 17, or 33; hence the interval.
 
 This is what the exams share (mmlu, maths, humaneval, fewshot, arena). By itself it shows how
-probable a run finds each of some answers, in all and for each of its tokens:
+probable a run finds each of some answers, in all, a token and a byte:
 
     python -m beyond.answers smollm2 "The capital of France is" " Paris" " Rome" " London"
 
 Paper: Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927).
 """
-import json
 import math
-from pathlib import Path
 
 from sample import find_run, generate, load_run     # first, as it quiets Ctrl-C
 from model import Cache
-from tokenizer import Parser, clear_errors, write_whole
+from tokenizer import Parser, clear_errors
 
 import torch
 
-TOKENS = 1024       # are read at a time, those of all texts together
+TOKENS = 1024       # are read at a time, at most, over all texts
 
 
 def copies(model, cache, i, length, B, room):
@@ -70,14 +68,14 @@ def choose(model, prefix, questions, answers):
         rows = [questions[i] for i in batch]
         short, long = len(rows[0]), len(rows[-1])
         cache = copies(model, start, 0, len(prefix), len(rows), long)
-        logits = model(padded(rows, device), cache, last=long - short + 1)  # (B, long-short+1, V)
+        logits = model(padded(rows, device), cache, last=long - short + 1)  # (B, n, V): all ends
         for b, (i, row) in enumerate(zip(batch, rows)):
             first = torch.log_softmax(logits[b, len(row) - short].float(), dim=-1)          # (V,)
             yield i, _follow(model, cache, b, len(prefix) + len(row), first, answers[i])
 
 
 def _follow(model, cache, b, length, first, answers):
-    """The log-probabilities of answers after text b of a cache, whose next token's are first."""
+    """The log-probabilities of answers after text b of a cache; first (V,) has the next token's."""
     found = [first[a[:1]] for a in answers]                                 # (1,) each
     if (room := max(map(len, answers)) - 1) == 0:
         return [x.cpu() for x in found]
@@ -115,41 +113,13 @@ def write(model, prompts, n_tokens, pick, done, B=8):
                 break
 
 
-# ---- What stands in the file, and what the mark is worth.
-
-def sheet(path, settings):
-    """The answers (dicts) that a file has from earlier, and a function that puts one behind them.
-    With other settings than those it was begun with, it begins anew. A line is an answer; a last
-    one that was cut short, as by kill -9, is dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    try:
-        rows = [json.loads(line) for line in lines]
-    except ValueError:
-        raise ValueError(f"{path} is damaged: delete it, and begin the exam anew") from None
-    if rows[:1] != [settings]:
-        rows = [settings]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_whole(path, lambda file: file.write(text.encode()))
-    file = open(path, "a", encoding="utf-8")
-
-    def add(row):
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-    return rows[1:], add
-
-
-def weights_of(run):
-    """What changes when a run's weights do: for the settings of a sheet."""
-    path = next(p for p in (Path(run) / "best.pt", Path(run) / "last.pt") if p.exists())
-    return [str(run), path.stat().st_size, path.stat().st_mtime_ns]
-
+# ---- What a mark is worth.
 
 def interval(right, n):
     """The 95 % interval of a share of n: where it may lie, if these n were drawn by chance."""
     z, p = 1.96, right / n
     middle, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, middle - half) / (1 + z * z / n), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def mark(right, n, chance=0.0):
@@ -159,7 +129,7 @@ def mark(right, n, chance=0.0):
     if not chance:
         return words
     against = ("worse than" if high < chance else "better than" if low > chance
-               else "no different from")
+               else "not to be told from")
     return f"{words}, {against} guessing ({chance:.0%})"
 
 
