@@ -4,7 +4,7 @@ Arena: which of two runs writes better, if nobody can see which is which?
 Two runs go on from the same prompt (or answer it, if they were taught to chat). You see both texts
 without names, on sides that are drawn, and say which is better. Votes become ratings: a beats b
 with probability strength(a) / (strength(a) + strength(b)), for strengths that make the votes most
-probable. On Elo's scale, that of chess, 400 points more is ten times as strong.
+probable. On Elo's scale, that of chess, 400 points more is ten times as strong (mean: 1000).
 
     python -m beyond.arena nano shallow                     # three or more: every pair
     python -m beyond.arena nano shallow --prompts mine.txt  # one prompt a line
@@ -13,7 +13,7 @@ probable. On Elo's scale, that of chess, 400 points more is ten times as strong.
 
 A tie is half a win for each, and so is "both bad". Who has won every time would be infinitely
 strong: so each pair begins with one tie that nobody voted. The interval is a bootstrap's: where
-would the rating be, had as many other votes like these been cast? Of less than 20 it is not shown.
+would the rating be, had as many other votes like these been cast? It takes 20.
 A judge compares the probabilities of " A" and " B" after both texts and a question. Models tend to
 prefer what they read first: so both orders are asked, their mean counts, and the bias is printed.
 Each vote is a line of runs/arena.jsonl as soon as it is cast: Ctrl-C or a crash loses none.
@@ -27,8 +27,9 @@ import shutil
 import textwrap
 from itertools import combinations, zip_longest
 
-from beyond.answers import choose, sheet
+from beyond.answers import choose
 from beyond.chat import can_chat, closed, turn
+from beyond.sheet import alike, sheet, weights_of
 from data import add_flags, checked, documents
 from sample import RUNS, SampleConfig, find_run, generate, load_run, pick_device, picker, stream
 from tokenizer import Parser, clear_errors
@@ -51,13 +52,12 @@ def rounds(prompts, runs, seed):
 
 
 def answer(model, tokenizer, prompt, c):
-    """What a run makes of a prompt."""
+    """What a run makes of a prompt. No bar: its pace would tell which run it is."""
     ids = tokenizer.encode(prompt) or [tokenizer.eot]
     if can_chat(tokenizer):
         ids = turn(tokenizer, "user", prompt) + turn(tokenizer, "assistant")
-    new = tqdm(generate(model, [ids], c.tokens, picker(1, c)), "writing", c.tokens, leave=False,
-               disable=None)
-    return "".join(stream(tokenizer, (i for i, in new))).strip()
+    new = (i for i, in generate(model, [ids], c.tokens, picker(1, c)))
+    return "".join(stream(tokenizer, new)).strip()
 
 
 def side_by_side(texts, width):
@@ -163,20 +163,23 @@ def main():
             raise ValueError("it takes prompts, two different runs, and a judge that is neither")
         if not runs and not path.exists():
             raise ValueError(f"there are no votes in {path} yet: name two runs")
-        judges = [by] if o.judge else []
-        models = {run: load_run(run, pick_device(o.device)) for run in runs + judges}
-        votes, add = sheet(path, {"votes": "arena"})
-        keys = ("by", "prompt", "left", "right", "vote")
-        if not all(isinstance(vote, dict) and vote.get("vote") in SCORE
-                   and all(isinstance(vote.get(key), str) for key in keys) for vote in votes):
+        models = {run: load_run(run, pick_device(o.device)) for run in runs + [by] * bool(o.judge)}
+        like = dict.fromkeys(("by", "prompt", "left", "right", "vote"), "") | {"weights": ["", ""]}
+        votes, add = sheet(path, {"votes": "arena"}, like)
+        two = [0.0, 0.0]
+        if not all(v["vote"] in SCORE and alike(v.get("orders", two), two) for v in votes):
             raise ValueError(f"{path} is damaged: a line of it is no vote")
-        had = {(vote["by"], vote["prompt"], vote["left"], vote["right"]) for vote in votes}
-        todo = [found for found in rounds(prompts, runs, c.seed)
-                if not had & {(by, *found), (by, found[0], found[2], found[1])}]
+        weights = {run: weights_of(run)[:16] for run in runs}   # trained anew, it is asked anew
+        had = {(vote["by"], vote["prompt"], *sorted(vote["weights"])) for vote in votes}
+        todo = [(prompt, *pair) for prompt, *pair in rounds(prompts, runs, c.seed)
+                if (by, prompt, *sorted(map(weights.get, pair))) not in had]
+        if runs and not todo:
+            print("all of this has been voted on: name other --prompts")
         for n, (prompt, left, right) in enumerate(tqdm(
                 todo, "judging", leave=False, disable=None if o.judge else True), start=1):
             texts = [answer(*models[run], prompt, c) for run in (left, right)]
-            vote = {"by": by, "prompt": prompt, "left": left, "right": right, "texts": texts}
+            vote = {"by": by, "prompt": prompt, "left": left, "right": right, "texts": texts,
+                    "weights": [weights[left], weights[right]]}
             if o.judge:         # the mean of p and 1 - q is above a half, or below
                 p, q = vote["orders"] = [first_is_better(*models[by], prompt, *pair)
                                          for pair in (texts, texts[::-1])]

@@ -9,13 +9,13 @@ Other questions would have given another mark. So each has its 95 % interval, an
 guessing does as well; two runs whose intervals share much may be equally good. And a mark says
 little if the model learned from the questions: those that stand in its training text are listed.
 
-    python -m beyond.exams nano --questions 100
-    python -m beyond.exams nano smollm2 --data ../shared/data --exams mmlu maths --plot
+    python -m beyond.exams nano --questions 100         # of questions that are fetched once
+    python -m beyond.exams nano smollm2 --data folder --exams mmlu maths --plot
 
-The questions are in folders: mmlu (which has dev/ and test/), math or MATH/test, and humaneval
-(fetched, if it is not there). An exam whose questions are not there is left out. All runs are asked
-the same. After Ctrl-C the same command goes on where it stopped. Each exam is a chapter of its own,
-which says where its questions are to be had, takes more settings, and shows more.
+In a folder of one's own the questions are in mmlu/dev and mmlu/test, in math or MATH/test, and in
+humaneval; an exam whose questions are not there is left out. All runs are asked the same. After
+Ctrl-C the same command goes on where it stopped. Each exam is a chapter of its own, which takes
+more settings, and shows more.
 """
 import json
 import sys
@@ -23,41 +23,35 @@ from pathlib import Path
 
 from beyond.answers import interval, mark
 from beyond.curves import picture
-from beyond.humaneval import fetch, read as read_humaneval, sit as sit_humaneval
-from beyond.maths import read as read_maths, sit as sit_maths
-from beyond.mmlu import load as read_mmlu, sit as sit_mmlu
-from beyond.overlap import leaks, seen
+from beyond.humaneval import sit as sit_humaneval
+from beyond.maths import sit as sit_maths
+from beyond.mmlu import sit as sit_mmlu
+from beyond.overlap import leaks
 from sample import find_run, pick_device
 from tokenizer import Parser, clear_errors, write_whole
 
 from matplotlib.figure import Figure
 
-EXAMS = {       # how it is held; its questions, (id, text); and where they may be
-    "mmlu": (sit_mmlu, lambda data: [(q.id, q.text) for q in read_mmlu(data, 0)[0]], "mmlu"),
-    "maths": (sit_maths, lambda data: [(id, row["question"])
-                                       for id, row in read_maths(data).items()],
-              "math", "MATH/test"),
-    "humaneval": (sit_humaneval, lambda data: [(row["task_id"], row["prompt"])
-                                               for row in read_humaneval(data)], "humaneval")}
+EXAMS = {       # how a run sits it, and where in --data its questions may be
+    "mmlu": (sit_mmlu, "mmlu"), "maths": (sit_maths, "math", "MATH/test"),
+    "humaneval": (sit_humaneval, "humaneval")}
 
 
 def hold(exam, run, folder, **how):
-    """What came of an exam, a dict, and the ids of the questions that the run was trained on."""
-    sit, read, *names = EXAMS[exam]
-    data = next((folder / name for name in names if (folder / name).exists()), None)
-    if data is None and exam != "humaneval":
-        raise ValueError(f"{folder / names[0]} is not there; python -m beyond.{exam} --help says "
-                         "where its questions are to be had")
-    found = sit(run, data := data or fetch(), **how)
-    return found | {"seen": seen(read(data), run)}
+    """What came of an exam: a dict."""
+    sit, *names = EXAMS[exam]
+    there = [path for name in names if folder and (path := Path(folder) / name).exists()]
+    if folder and not there:
+        raise ValueError(f"{folder}/{names[0]} is not there; without --data, questions are fetched")
+    return sit(run, there[0] if folder else None, **how)
 
 
 def words(found):
     """The lines of an exam in the report."""
-    n, more = found["questions"], found["not_askable"]
+    n, unfit = found["questions"], found["not_askable"]
     yield mark(found["right"], n, found["chance"]) if n else "no question could be asked"
-    if more:
-        yield f"{more:,} more questions do not fit into its context"
+    if unfit:
+        yield f"{unfit:,} more questions do not fit into its context"
     yield leaks(found["seen"])
 
 
@@ -83,8 +77,8 @@ def draw(results, path):
 def main():
     parser = Parser("Hold exams: MMLU, MATH, HumanEval.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="name or folder (default: newest)")
-    parser.add_argument("--data", default=".", metavar="FOLDER", help="in which are mmlu, math and "
-                        "humaneval (default: the one you are in)")
+    parser.add_argument("--data", metavar="FOLDER", help="in which are mmlu, math and humaneval "
+                        "(default: fetch them, once)")
     parser.add_argument("--exams", nargs="+", choices=EXAMS, default=[*EXAMS], metavar="EXAM",
                         help=f"some of {', '.join(EXAMS)} (default: all)")
     parser.add_argument("--questions", type=int, default=0, metavar="N",
@@ -98,14 +92,14 @@ def main():
         if min(o.questions, o.seed) < 0:
             raise ValueError("--questions and --seed take a number from 0 on")
         device, path = pick_device(o.device), picture("exams.png") if o.plot else None
-        results, left_out = [], []
+        results = []
         for run in dict.fromkeys(map(find_run, o.runs or [None])):
             for exam in dict.fromkeys(o.exams):
                 try:
-                    found = hold(exam, run, Path(o.data), questions=o.questions, seed=o.seed,
+                    found = hold(exam, run, o.data, questions=o.questions, seed=o.seed,
                                  device=device)
                 except (ValueError, OSError) as error:
-                    left_out.append(f"{exam} of {run} is left out: {error}")
+                    print(f"{parser.prog}: {exam} of {run} is left out: {error}", file=sys.stderr)
                     continue
                 results.append(found)
                 if o.json:
@@ -113,8 +107,7 @@ def main():
                 else:
                     print(f"{run}, {exam}\n    " + "\n    ".join(words(found)), flush=True)
         if not results:
-            raise ValueError("; ".join(left_out))
-        print(*left_out, sep="\n", end="\n" * bool(left_out), file=sys.stderr)
+            sys.exit(2)
         if o.plot:
             draw([found for found in results if found["questions"]], path)
             print("drew exams.png", file=sys.stderr)

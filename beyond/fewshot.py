@@ -13,21 +13,19 @@ That this works was GPT-3's discovery (Brown et al., 2020). With one example:
 
 The answer is the label that is most probable next. How good it is depends on which examples were
 drawn: each draw brings a bias. Most of them are negative, or the last one is, and the model says
-"negative" of almost anything; and some words are likelier than others whatever stands before. But a
-bias can be seen: ask about a text that says nothing, such as "N/A". What the model says of it, it
-says because of the prompt. Subtract that, and what is left is due to the text. This contextual
-calibration takes no label and no training (Zhao et al., 2021):
+"negative" of almost anything. But a bias can be seen: ask about a text that says nothing, such as
+"N/A". What the model says of it, it says because of the prompt. Subtract that, and what is left is
+due to the text. This contextual calibration takes no training (Zhao et al., 2021):
 
     ln p(label | examples, text) - ln p(label | examples, "N/A")
 
     python -m beyond.fewshot smollm2                # tweets: a table, and fewshot.png
     python -m beyond.fewshot smollm2 --shots 0 8 --draws 10 --questions 1000
-    python -m beyond.fewshot nano --task mails.csv --columns body folder
 
 Held-out texts are asked about, examples drawn from the others. A draw's 4 shots are the first of
 its 8; those that do not fit into the context before a text are dropped, from the last on. Answers
 are kept in RUN/exams: what was broken off goes on there, and so do more shots, draws or questions.
-A mark's interval is that of other questions; how much hangs on the examples, the draws show.
+A mark's interval is for other questions; what other examples would do, the draws show.
 """
 import hashlib
 import json
@@ -36,8 +34,9 @@ from collections import Counter
 from itertools import accumulate, product
 from pathlib import Path
 
-from beyond.answers import choose, mark, sheet, weights_of
+from beyond.answers import choose, mark
 from beyond.curves import picture
+from beyond.sheet import sheet, weights_of
 from beyond.tweets import add_task_flags, read_task
 from sample import find_run, load_run, pick_device
 from tokenizer import Parser, clear_errors, write_whole
@@ -53,7 +52,8 @@ NOTHING = ("N/A", "[MASK]", "")     # texts that say nothing; the authors averag
 def calibrated(log_p, of_nothing):
     """ln p of the labels after a text, (n, labels), less what it is after texts that say nothing,
     (n, nothings, labels): of those, the mean of the probabilities the labels have among them."""
-    return log_p - torch.softmax(of_nothing, dim=-1).mean(dim=-2).log()     # (n, labels)
+    mean = torch.log_softmax(of_nothing, dim=-1).logsumexp(dim=-2) - np.log(of_nothing.shape[-2])
+    return log_p - mean                                                     # (n, labels)
 
 
 def asked(task, text, label=""):
@@ -64,14 +64,14 @@ def asked(task, text, label=""):
 
 
 def drawn(seed, pairs, n):
-    """n of the pairs, by chance; of more, they would be the first."""
+    """n of the pairs, drawn by chance; who draws more gets these first."""
     return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:n]]
 
 
 def ask(model, prompts, ids, labels, wanted, path, settings):
     """ln p of each label for what is wanted: each (draw, m, text), a question after m examples of a
-    draw. What the file has from earlier is not asked again; all else is ids."""
-    rows, add = sheet(path, settings)
+    draw. What the file has from earlier is not asked again. prompts, ids, labels hold ids."""
+    rows, add = sheet(path, settings, {"prompt": [0, 0], "text": "", "log_p": [0.0] * len(labels)})
     known = {(*row["prompt"], row["text"]): row["log_p"] for row in rows}
     todo = [key for key in wanted if key not in known]
     with tqdm(total=len(todo), desc="asking", leave=False, disable=None) as bar:
@@ -88,7 +88,7 @@ def ask(model, prompts, ids, labels, wanted, path, settings):
 def sit(run, task, questions=200, seed=1, device="cpu", shots=(0, 1, 4, 8, 16), draws=3):
     """Ask a run about so many held-out texts of a task, after so many examples, so often drawn."""
     if min(questions, seed, *shots) < 0 or draws < 1 or max(shots) > len(task.train):
-        raise ValueError(f"--shots takes 0 to {len(task.train):,}, --draws 1 or more, others 0 too")
+        raise ValueError(f"--shots takes 0 to {len(task.train):,}, --draws 1 or more, others 0 on")
     model, tokenizer = load_run(run, device)
     encode, context = tokenizer.encode, model.config.context_length
     labels = [encode(f" {label}") for label in task.labels]
@@ -102,8 +102,8 @@ def sit(run, task, questions=200, seed=1, device="cpu", shots=(0, 1, 4, 8, 16), 
     ids = {text: encode(asked(task, text)) for text in (*NOTHING, *dict(chosen))}
 
     # A longer question leaves room for fewer examples. Without any, all draws are the same.
-    least, most = max(len(ids[text]) for text in NOTHING), context - max(map(len, labels))
-    room = {text: most - max(len(x), least) for text, x in ids.items()}
+    nothing, usable = max(len(ids[text]) for text in NOTHING), context - max(map(len, labels))
+    room = {text: usable - max(len(x), nothing) for text, x in ids.items()}
     fitting = [(text, label) for text, label in chosen if room[text] >= len(head)]
     if not fitting:
         raise ValueError(f"no question fits into the {context:,} tokens of {run}'s context")
@@ -116,7 +116,7 @@ def sit(run, task, questions=200, seed=1, device="cpu", shots=(0, 1, 4, 8, 16), 
                            for x in (*NOTHING, text))
     about = hashlib.sha256(repr([task.columns, task.labels, task.train]).encode()).hexdigest()
     known = ask(model, prompts, ids, labels, wanted,
-                Path(run) / "exams" / f"fewshot-{Path(task.name).stem}.jsonl",
+                Path(run) / "exams" / f"fewshot-{Path(task.name).stem}-{about[:8]}.jsonl",
                 {"exam": "fewshot", "task": about, "seed": seed, "weights": weights_of(run)})
 
     n, truth = len(fitting), torch.tensor([task.labels.index(x) for _, x in fitting])   # (n,)
@@ -127,8 +127,8 @@ def sit(run, task, questions=200, seed=1, device="cpu", shots=(0, 1, 4, 8, 16), 
         log_p = torch.tensor([known[key] for key in cell])                          # (n, labels)
         of_nothing = torch.tensor([[known[*key[:2], text] for text in NOTHING] for key in cell])
         count = Counter(label for _, label in examples[draw][:k])
-        row = {"shots": k, "draw": draw + 1, "examples": [count[label] for label in task.labels],
-               "fit": sum(m for _, m, _ in cell) / n}
+        row = {"shots": k, "draw": draw + 1, "fit": sum(m for _, m, _ in cell) / n,
+               "examples": [count[label] for label in task.labels]}
         for name, scores in (("raw", log_p), ("calibrated", calibrated(log_p, of_nothing))):
             said = scores.argmax(dim=-1)                                            # (n,)
             row[name] = {"right": (said == truth).sum().item(), "says": shares(said)}

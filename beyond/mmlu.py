@@ -13,23 +13,20 @@ the subject with their answers; and the letter that it finds the most probable n
     D. Calcaneus
     Answer:
 
-That takes a model which knows what a letter in a list stands for. A small one does not, and has a
-favourite letter, whatever is asked. So each question is asked in a second way, too: without the
-list, how probable is the text of each answer? Of that there are three scores, and they disagree:
+That takes a model which knows what a letter in a list stands for; a small one has a favourite. So
+each question is asked in a second way, too: without the list, how probable is the text of each
+answer? Of that there are three scores, and they disagree:
 
     sum         ln p of the whole text. Each further token costs something: short answers win
     per token   the sum by the number of tokens. But the end of a rare word, once begun, is nearly
-                certain: a name in many pieces looks good, and less so to another tokenizer
+                certain: a name in many pieces looks good
     per byte    the sum by the text's length, however it is cut: long frequent words look good
 
-    mkdir mmlu; curl https://people.eecs.berkeley.edu/~hendrycks/data.tar | tar xC mmlu --strip 1
     python -m beyond.mmlu smollm2 --questions 200
     python -m beyond.mmlu nano --shots 0        # all of the 14,042 questions
 
-Examples that do not fit into the context are left out, from the last on. The answers are kept in
-RUN/exams/mmlu.jsonl: an exam broken off goes on there, and so does one with more questions.
-
-Paper: Measuring Massive Multitask Language Understanding (Hendrycks et al., 2021).
+Examples that do not fit are left out, from the last on. An exam broken off goes on from the answers
+in RUN/exams/mmlu.jsonl. Measuring Massive Multitask Language Understanding (Hendrycks et al., 2021)
 """
 import csv
 import hashlib
@@ -39,8 +36,10 @@ import random
 from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
 
-from beyond.answers import choose, mark, sheet, weights_of
+from beyond.answers import choose, mark
+from beyond.download import unpacked
 from beyond.overlap import leaks, seen
+from beyond.sheet import sheet, weights_of
 from sample import find_run, load_run, pick_device
 from tokenizer import Parser, clear_errors
 
@@ -62,7 +61,7 @@ Question = namedtuple("Question", "id group subject text choices answer")   # th
 
 
 def read(path):
-    """The questions of a CSV file: without a header, the answer a letter; or with, and an index."""
+    """The questions of a CSV file. The answer is A to D, or 0 to 3; a header may stand first."""
     found, subject = [], path.stem.rsplit("_", 1)[0]
     group = next((name for name in GROUPS if subject in GROUPS[name]), "other")
     try:
@@ -80,11 +79,11 @@ def read(path):
 
 
 def load(data, shots):
-    """The questions of a folder, and the first `shots` worked examples of each subject."""
+    """The questions of a folder, or of the authors' archive, and `shots` examples a subject."""
+    data = Path(data or unpacked("mmlu") / "data")
     questions = [q for path in sorted(data.glob("test/*_test.csv")) for q in read(path)]
     if not questions:
-        raise ValueError(f"no question in {data}/test/SUBJECT_test.csv: name another --data, or "
-                         "unpack there https://people.eecs.berkeley.edu/~hendrycks/data.tar")
+        raise ValueError(f"no question in {data}/test/*_test.csv; without --data, they are fetched")
     return questions, {s: read(data / f"dev/{s}_dev.csv")[:shots] if shots else []
                        for s in dict.fromkeys(q.subject for q in questions)}
 
@@ -117,7 +116,7 @@ def ask(model, tokenizer, questions, examples, way):
                 break
     for (_, k), group in groups.items():
         names, texts, ids = zip(*group)
-        shared = min(len(os.path.commonprefix(texts)), min(map(len, texts)) - 1)
+        shared = min(len(os.path.commonprefix(texts)), min(map(len, texts)) - 1)    # lists, too
         for i, found in choose(model, texts[0][:shared], [t[shared:] for t in texts], ids):
             yield {"id": names[i], "way": way, "shots": k, "tokens": list(map(len, found)),
                    "ln_p": [p.sum().item() for p in found]}
@@ -134,12 +133,13 @@ def sit(run, data, questions=0, seed=1, device="cpu", shots=5):
     """Ask a run (a folder) that many questions, drawn by seed, or all; what came of it, a dict."""
     if questions < 0:
         raise ValueError("--questions takes a number from 0 on")
-    every, examples = load(Path(data), shots)
+    every, examples = load(data, shots)
     drawn = random.Random(seed).sample(every, len(every))[:questions or None]
     model, tokenizer = load_run(run, device)
     rows, add = sheet(Path(run) / "exams/mmlu.jsonl", {
-        "exam": "mmlu", "run": weights_of(run), "shots": shots,
-        "data": hashlib.sha256(repr((every, examples)).encode()).hexdigest()})
+        "exam": "mmlu", "weights": weights_of(run), "shots": shots,
+        "data": hashlib.sha256(repr((every, examples)).encode()).hexdigest()},
+        {"id": "", "way": "", "shots": 0, "tokens": [0] * 4, "ln_p": [0.0] * 4})
     found = {(row["id"], row["way"]): row for row in rows}
     for way in ("letter", "text"):
         left = [q for q in drawn if (q.id, way) not in found]
@@ -170,12 +170,12 @@ def show(result):
         indent = " " * (name != "all") * (2 if name in (*GROUPS, "other") else 4)
         print(f"{indent + name:36}{row['key']:9,}"
               + "".join(f"{row[score] / row['key']:11.1%}" for score in SCORES))
-    print(f"\n{'picked':36}" + "".join(f"{letter:>9}" for letter in LETTERS))
+    print(f"\n{'picked':36}{'A':>9}{'B':>9}{'C':>9}{'D':>9}")
     for who, counts in says.items():
         print(f"  {who:34}" + "".join(f"{count / n:9.1%}" for count in counts))
     i = max(range(4), key=says["letter"].__getitem__)
-    print(f"\nIts letter is {LETTERS[i]} in {says['letter'][i] / n:.1%}; who always says that has "
-          f"{says['key'][i] / n:.1%} right.\nOn average {result['shots']:.1f} examples come first; "
+    print(f"\nIt picks {LETTERS[i]} in {says['letter'][i] / n:.1%}; always picking that would be "
+          f"right in {says['key'][i] / n:.1%}.\nOn average {result['shots']:.1f} examples first; "
           f"{result['not_askable']:,} questions do not fit.\n{leaks(result['seen'])}\n")
     for score in SCORES:
         print(f"{score:10}{mark(result['table']['all'][score], n, 0.25)}")
@@ -184,7 +184,7 @@ def show(result):
 def main():
     parser = Parser("Ask a run the questions of MMLU.")
     parser.add_argument("run", nargs="?", help="name or folder of the run (default: the newest)")
-    parser.add_argument("--data", default="mmlu", help="folder of dev/ and test/ (default: mmlu)")
+    parser.add_argument("--data", help="folder of dev/ and test/ (default: fetch them, 166 MB)")
     parser.add_argument("--questions", type=int, default=0, help="how many (default: 0, all)")
     parser.add_argument("--seed", type=int, default=1, help="another seed draws other questions")
     parser.add_argument("--shots", type=int, default=5, choices=range(6), help="usual: 5")

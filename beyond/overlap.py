@@ -175,7 +175,7 @@ def leaks(ids):
     if ids is None:
         return "Whether the run has read them cannot be known: its training text is not here"
     listed = ": " * bool(ids) + ", ".join(ids[:9]) + " ..." * (len(ids) > 9)
-    return f"{len(ids)} of the questions stand in what the run was trained on{listed}"
+    return f"{len(ids)} of the questions stand in the text it was last trained on{listed}"
 
 
 def show_leaks(folder):

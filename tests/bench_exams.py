@@ -46,7 +46,7 @@ def main():
     parser.add_argument("--data", default="mmlu", help="folder of dev/ and test/ (default: mmlu)")
     parser.add_argument("--quick", action="store_true", help="6 questions, one round")
     options = parser.parse_args()
-    n, rounds = (6, 1) if options.quick else (100, 3)
+    counts, rounds = ({0: 6, 5: 6}, 1) if options.quick else ({0: 100, 5: 25}, 3)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load_run(find_run(options.run))
         if any(len(tokenizer.encode(" " + letter)) > 1 for letter in LETTERS):
@@ -56,6 +56,7 @@ def main():
         data = {shots: load(Path(options.data), shots) for shots in (0, 5)}
     print(f"{ABOUT}, {torch.get_num_threads()} threads; medians of {rounds}")
     for shots, (every, examples) in data.items():
+        n = counts[shots]
         asked = random.Random(1).sample(every, n), examples
         a, b = ours(model, tokenizer, *asked), plain(theirs, tokenizer, *asked)
         same = sum(a[id] == b[id] for id in b)

@@ -17,7 +17,7 @@ from bench_model import ABOUT
 from bench_tokenizer import race
 from beyond.answers import write
 from beyond.export import export
-from beyond.humaneval import cut, fetch, read
+from beyond.humaneval import cut, read
 from sample import SampleConfig, find_run, load_run, picker
 from tokenizer import EOT, Parser, clear_errors
 
@@ -33,7 +33,7 @@ def main():
     count, most, rounds = (3, 10, 1) if options.quick else (20, 150, 3)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load_run(find_run(options.run))
-        problems = read(options.data or fetch())[:count]
+        problems = read(options.data)[:count]
         export(model, tokenizer, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     prompts = [tokenizer.encode(problem["prompt"].rstrip()) for problem in problems]

@@ -16,7 +16,8 @@ from test_export import bpe, chat_bpe, make_run
 
 
 def vote(left, right, said):
-    return {"by": "a person", "prompt": "?", "left": left, "right": right, "vote": said}
+    return {"by": "a person", "prompt": "?", "left": left, "right": right, "vote": said,
+            "weights": ["", ""]}
 
 
 def test_by_hand():
@@ -159,4 +160,4 @@ def test_what_cannot_be(two):
                          ("--prompts names a file", "x", "y", "--prompt", "a")):
         assert says in one_line("beyond.arena", *flags, cwd=two)
     (two / "runs/arena.jsonl").write_text('{"votes": "arena"}\n{"vote": "left"}\n')
-    assert "a line of it is no vote" in one_line("beyond.arena", cwd=two)
+    assert "arena.jsonl is damaged" in one_line("beyond.arena", cwd=two)

@@ -188,16 +188,17 @@ def test_who_always_says_the_same_is_shown(tmp_path, monkeypatch, capsys):
     assert found["says"]["letter"] == [0, 60, 0, 0] and found["right"] == found["says"]["key"][1]
     show(found)
     said = capsys.readouterr().out
-    assert f"Its letter is B in 100.0%; who always says that has {share:.1%} right" in said
-    assert said.count("no different from guessing (25%)") == 4 and "cannot be known" in said
+    assert f"It picks B in 100.0%; always picking that would be right in {share:.1%}" in said
+    assert said.count("not to be told from guessing (25%)") == 4 and "cannot be known" in said
 
 
 def test_the_command_line(tmp_path):
     make_run(tmp_path, "llama", bpe(), context_length=1024)
     make_quiz(tmp_path / "mmlu", 4)
-    said = inside("beyond.mmlu", "x", "--shots", 1, cwd=tmp_path)
+    said = inside("beyond.mmlu", "x", "--data", "mmlu", "--shots", 1, cwd=tmp_path)
     assert "    formal_logic" in said and "  humanities" in said and "of 8 right" in said
-    found = json.loads(inside("beyond.mmlu", "--questions", 5, "--json", cwd=tmp_path))
+    found = json.loads(inside("beyond.mmlu", "--data", "mmlu", "--questions", 5, "--json",
+                              cwd=tmp_path))
     assert found["questions"] == 5 and sum(found["says"]["sum"]) == 5
     (tmp_path / "bad/test").mkdir(parents=True)
     (tmp_path / "bad/test/x_test.csv").write_text("Why?,a,b,c,d,A\nWhy?,a,b,c,d,E\n")
