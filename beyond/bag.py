@@ -1,11 +1,11 @@
 """
 Bag of words: how far does one get at sorting texts without reading them?
 
-Throw the words of a text into a bag: which there are is known, and not in which order. Give each
-word a weight for each label, add the weights up, and take the label with the largest sum. Learning
-is to find the weights that make the labels of known texts most probable: logistic regression, which
-has but one best answer, and needs no steps to be chosen. It is the rival that beyond/classify.py
-has to beat, and often hard to beat. "not good" is to it "good" and "not".
+Throw the words of a text into a bag: how often each is there is still known, their order is not.
+Give each word a weight for each label, add the weights up, and take the label with the largest sum.
+Learning is to find the weights that make the labels of known texts most probable and stay small:
+logistic regression. It has one best answer, so no learning rate is to be chosen. It is the rival
+that beyond/classify.py has to beat, and often hard to beat. To it, "not good" is "good" and "not".
 
     python -m beyond.bag                    # tweets; and the words that weigh most
     python -m beyond.bag --task mails.csv --columns body folder
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 
 def words_of(text):
+    """Words, and punctuation marks one by one, in small letters."""
     return regex.findall(r"\w+|[^\w\s]", text.lower())
 
 
@@ -53,13 +54,14 @@ def logistic_regression(x, y, n_labels, decay=1.0):
 
 def by_words(task):
     """What a bag of words says of the texts held out, (n,); the words that stand in more than one
-    text; their weights (words, labels)."""
+    text; their weights (V, labels)."""
     count = Counter(word for text, _ in task.train for word in {*words_of(text)})
     vocabulary = {word: i for i, word in enumerate(word for word, n in count.items() if n > 1)}
     y = torch.tensor([task.labels.index(label) for _, label in task.train])
-    learned, asked_of = (bag(dict(part), vocabulary) for part in (task.train, task.held_out))
-    W, b = logistic_regression(learned, y, len(task.labels))
-    return (torch.sparse.mm(asked_of, W) + b).argmax(-1).numpy(), [*vocabulary], W
+    x, held_out = (bag([text for text, _ in part], vocabulary)
+                   for part in (task.train, task.held_out))                 # (n, V) each
+    W, b = logistic_regression(x, y, len(task.labels))
+    return (torch.sparse.mm(held_out, W) + b).argmax(-1).numpy(), [*vocabulary], W
 
 
 def main():

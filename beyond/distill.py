@@ -2,15 +2,15 @@
 Distillation: a small model, the student, learns from the probabilities of a large one, its teacher.
 
 A text says at each position which token came. A trained model says more: what else could have come
-there, and how probably. Who learns from that too is told something about all V tokens at every
-position, not about one of them (Hinton et al., 2015):
+there, and how probably. Who learns from that, too, learns at every position about all V tokens, not
+only about one (Hinton et al., 2015):
 
     loss = (1 - mix) * -ln q(the token that came)  +  mix * t^2 * KL(p_t || q_t)
 
 q are the student's probabilities, p the teacher's; p_t and q_t are those of logits divided by a
 temperature t, as in sample.py: above 1 the small ones count for more, and in them is much of what
-the teacher knows. KL(p || q), the sum of p (ln p - ln q), is how many nats q needs more than p
-for what p expects; it is 0 when both are the same. Its gradient shrinks as 1 / t^2: hence the t^2.
+the teacher knows. KL(p || q), the sum of p (ln p - ln q), is how many nats more a token drawn from
+p costs under q than under p; 0 when both are the same. Its gradient shrinks as 1 / t^2: hence t^2.
 
     python -m beyond.distill nano               # student alone, with its teacher, the teacher
     python -m beyond.distill nano --temperature 1 2 4 --mix 0.5 1 --name sweep      # what matters?
@@ -22,14 +22,14 @@ The second of these, with --steps 100 and --temperature 1 2, gave bits per byte 
     temperature 1                 2.737     2.684       the teacher 1.887
     temperature 2                 2.753     2.807
 
-Students begin with the same weights and read the same batches: runs/distill/alone and its brothers,
+More of the teacher helped, a temperature of 2 did not: by one seed, and in so few steps. Students
+begin with the same weights and read the same batches: runs/distill/alone and those beside it are
 runs like any other, whose curves `python -m beyond.curves runs/distill/*` draws (the train_loss of
 those that have a teacher is the sum above). After Ctrl-C the same command goes on.
 
-The teacher reads each batch on the way. Could its logits be stored, once and for all? For the plays
-they are 1,950,427 tokens x 1,024 logits x 2 bytes = 4 GB. Each would be read once in an epoch, and
-the next epoch cuts the text elsewhere (data.batch), where contexts, and so logits, are others. What
-the teacher costs on the way is in the table: tokens learned from in a second, alone and with it.
+The teacher reads each batch on the way. Stored, its logits for the plays, nano's text, would take
+1,950,427 tokens x 1,024 x 2 bytes = 4 GB, of which 500 steps read half. What it costs on the way
+is in the table: tokens learned from in a second, alone and with it.
 """
 import contextlib
 import json
@@ -41,6 +41,7 @@ from dataclasses import asdict, dataclass
 import data
 from beyond.bootstrap import bits_of, difference
 from beyond.learn import corpus_of, learn
+from beyond.sheet import weights_of
 from model import GPTConfig
 from sample import RUNS, find_run, load_run, make_model, pick_device
 from tokenizer import Parser, clear_errors
@@ -51,7 +52,8 @@ import torch
 
 @dataclass
 class Student:
-    """How the student is built. In all else it is like its teacher."""
+    """How the student is built. The rest is its teacher's, first of all the tokenizer, without
+    which p and q could not be compared; but mlp_width and n_kv_head are the usual ones."""
     n_layer: int = 1            # blocks of the student
     n_embd: int = 64            # its numbers per token
     n_head: int = 2             # its attention heads
@@ -61,7 +63,7 @@ class Student:
 
 @dataclass
 class DistillConfig(TrainConfig):
-    """How it learns. Of train.py's settings, those that matter here."""
+    """How it learns: train.py's settings. Only those that stand here have a flag."""
     steps: int = 500            # batches that each student learns from
     batch_size: int = 8         # windows of text in a batch
     learning_rate: float = 3e-3     # at the end of the warm-up
@@ -70,10 +72,10 @@ class DistillConfig(TrainConfig):
     seed: int = 1               # fixes the first weights, and the order of the batches
 
 
-def soft_loss(student, teacher, t):
+def soft_loss(logits, theirs, t):
     """t^2 KL(p_t || q_t), the mean over all positions, of logits (B, T, V) and (B, T, V)."""
-    log_p = torch.log_softmax(teacher / t, dim=-1)                          # (B, T, V)
-    log_q = torch.log_softmax(student / t, dim=-1)                          # (B, T, V)
+    log_p = torch.log_softmax(theirs / t, dim=-1)                           # (B, T, V)
+    log_q = torch.log_softmax(logits / t, dim=-1)                           # (B, T, V)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)                        # (B, T), 0 or more
     return t ** 2 * kl.mean()                                               # ()
 
@@ -90,11 +92,11 @@ def loss_of(student, teacher, ids, targets, t, mix):
 
 
 def fit(name, teacher, words, corpus, shape, c, t, mix, device, run):
-    """A student, trained with so much of its teacher; and its history."""
+    """Train a student with this share of its teacher: (the student, its history)."""
     B, T = c.batch_size, shape.context_length
     settings = {"data": corpus.meta["config"], "model": asdict(shape), "train": asdict(c) | {
-        "teacher": str(run), "temperature": t, "mix": mix}, "corpus": {
-        "folder": str(corpus.folder)}}
+        "teacher": str(run), "weights": weights_of(run), "temperature": t, "mix": mix},
+        "corpus": {"folder": str(corpus.folder)}}
     torch.manual_seed(c.seed)
     student = make_model(asdict(shape), B).to(device)
     return student, learn(
@@ -128,7 +130,7 @@ def row_of(way, model, history, words, corpus):
 
 
 def show(rows):
-    """The table. Differences are to the student alone; 95 % confidence intervals."""
+    """The table. Differences are from the student alone; 95 % confidence intervals."""
     print(f"\n{'':22}{'bits/byte':>10}   {'more than alone':28}{'parameters':>12}{'MB':>7}"
           f"{'reads/s':>10}{'learns/s':>10}")
     for row in rows:
@@ -147,8 +149,8 @@ def main():
                         "learn from (default: what the teacher has learned from)")
     parser.add_argument("--temperature", nargs="+", type=float, default=[1.0], metavar="t",
                         help="a student for each (default: 1)")
-    parser.add_argument("--mix", nargs="+", type=float, default=[0.9], metavar="M", help="share "
-                        "of the teacher in the loss, to 1; a student for each (default: 0.9)")
+    parser.add_argument("--mix", nargs="+", type=float, default=[1.0], metavar="M", help="share "
+                        "of the teacher in the loss, to 1; a student for each (default: 1)")
     parser.add_argument("--name", default="distill", help="a folder in runs/ (default: distill)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
@@ -163,7 +165,7 @@ def main():
         if not all(0 < t < math.inf for t in given["temperature"]):
             raise ValueError("a --temperature is above 0")
         if not all(0 < mix <= 1 for mix in given["mix"]):
-            raise ValueError("a --mix is above 0, where no teacher is asked, and at most 1")
+            raise ValueError("a --mix is above 0 (at 0 no teacher is asked) and at most 1")
         teacher, words = load_run(run, device)
         longest, T = teacher.config.context_length, own["context_length"]
         T = own["context_length"] = teacher.config.context_length = T or min(256, longest)

@@ -4,24 +4,23 @@ Forgetting: what fine-tuning costs, what helps, and two ways to deceive oneself 
 Fine-tune on another domain, and the loss there falls. But the same weights held what the model knew
 before: catastrophic forgetting (McCloskey and Cohen, 1989). So measure both, in four ways to do it:
 
-    plain       all weights, at --learning-rate
-    smaller     the same at a tenth of that rate: less is learned, less forgotten
+    plain       all weights, at --learning-rate: LoRA's usual one, high for all weights
+    smaller     the same at a tenth of it, the usual one: less is learned, less forgotten
     lora        the weights stay as they are; what is learned is a small change beside them
     replay      as plain, but every tenth window is one of the old text (Robins, 1995)
 
     python -m beyond.forgetting nano                        # tweets, after Shakespeare's plays
     python -m beyond.forgetting nano --source notes/ --name notes       # on a text of yours
     python -m beyond.forgetting smollm2 --old shakespeare --source notes/ --learning-rate 1e-4
-
 It draws forgetting.png. Each way is a run, runs/NAME/plain and so on. Then come the two traps:
 
     overfitting     many epochs of few windows, runs/NAME/overfitting: its loss.png shows how the
                     loss on what it learns goes towards 0, and that on held-out text rises
-    leakage         runs/NAME/leaked is plain, but every tenth window is one of the validation
-                    text's beginning. There it seems better than plain, by so much is one deceived;
-                    on the rest of that text it is not. beyond.overlap finds what has leaked
+    leakage         runs/NAME/leaked is plain, but every tenth window comes from the beginning of
+                    the validation text, where it then seems better, and on the rest should not.
+                    beyond.overlap finds what has leaked
 
-Its own --name for each makes a sweep of --learning-rate 3e-4, 1e-3, 3e-3, or of --replay 5, 10, 20.
+To sweep --learning-rate 3e-4, 1e-3, 3e-3 or --replay 5, 10, 20, give each its own --name.
 """
 import contextlib
 import json
@@ -37,6 +36,7 @@ from beyond.curves import picture, verdict
 from beyond.learn import TuneConfig, corpus_of, learn
 from beyond.lora import LoRA, LoRAConfig, digest
 from beyond.overlap import leak_check, texts_of
+from beyond.sheet import weights_of
 from beyond.tweets import read_task
 from sample import RUNS, find_run, load_run, pick_device, read_config
 from tokenizer import Parser, clear_errors, write_whole
@@ -48,7 +48,7 @@ from matplotlib.figure import Figure
 
 @dataclass
 class ForgettingConfig(TuneConfig):
-    """How to fine-tune. A trailing comment is the flag's --help."""
+    """How to fine-tune. Only the fields that stand here, with a comment, have a flag."""
     steps: int = 150            # batches to learn from, in each way
     batch_size: int = 8         # windows of text in a batch
     learning_rate: float = 1e-3     # of all ways but smaller, whose is a tenth of it
@@ -58,7 +58,7 @@ class ForgettingConfig(TuneConfig):
     seed: int = 1               # fixes the order of the batches, and LoRA's A
 
 
-WAYS, FEW, EPOCHS = ("plain", "smaller", "lora", "replay"), 20, 2  # windows; epochs of what leaked
+FEW, EPOCHS = 20, 2     # windows to overfit; how often a leaked window is read, on average
 
 
 def mixed(tokens, others, every, B, T, seed, step, part=0, parts=1):
@@ -70,15 +70,15 @@ def mixed(tokens, others, every, B, T, seed, step, part=0, parts=1):
 
 
 def tune(base, way, tokens, others, c, device):
-    """Fine-tune a run on tokens, and on others (the same: none), measured on both domains:
-    (the model, its history)."""
+    """Fine-tune a run on tokens, every c.replay-th window from others (none: pass tokens again),
+    measured on both domains: (the model, its history)."""
     model, T = load_run(base.run, device)[0], base.T
     model.config.context_length = T             # of an evaluation's windows
     lora = LoRAConfig() if way == "lora" else None
     more = asdict(lora) | {"digest": digest(model)} if lora else {}
     settings = {"data": base.new.meta["config"], "model": read_config(base.run)["model"],
                 "corpus": {"folder": str(base.new.folder)}, "train": asdict(c) | more | {
-                "base": str(base.run), "old": str(base.old.folder)}}
+                "old": str(base.old.folder), "base": weights_of(base.run)}}
     torch.manual_seed(c.seed)
     net = LoRA(model, lora).to(device) if lora else model
     return net, learn(
@@ -93,15 +93,15 @@ def tune(base, way, tokens, others, c, device):
 # ------------ Four ways.
 
 def tweets():
-    """The tweets as data.py reads documents, in a file."""
+    """All tweets in a file, as data.py reads documents; it splits them anew."""
     path, task = data.CORPORA / "tweets.jsonl", read_task()
-    lines = [json.dumps({"text": text}) for text, _ in task.train + task.held_out]
-    write_whole(path, lambda file: file.write("\n".join(lines).encode()))
+    text = "\n".join(json.dumps({"text": text}) for text, _ in task.train + task.held_out)
+    write_whole(path, lambda file: file.write(text.encode()))
     return [str(path)]
 
 
 def row_of(way, model, base, c):
-    """What the table says of a model: bits per byte of both validation splits, whole."""
+    """What the table says of a model, its best.pt: bits per byte of both validation splits."""
     old, new = (evaluate(model, corpus, replace(c, eval_tokens=0))["val_bits_per_byte"]
                 for corpus in (base.old, base.new))
     n = sum(p.numel() for p in model.parameters() if p.requires_grad and way != "before")
@@ -115,12 +115,12 @@ def compare(base, c, device, path):
     start = [evaluate(model, corpus, c)["val_loss"] for corpus in (base.old, base.new)]
     rows = [row_of("before", model, base, c)]
     panels = (figure := Figure(figsize=(11, 4.6), layout="constrained")).subplots(1, 2)
-    for way in WAYS:
+    for way in ("plain", "smaller", "lora", "replay"):
         rate = c.learning_rate / (10 if way == "smaller" else 1)
-        model, history = tune(base, way, base.new.train, (base.old if way == "replay" else
-                              base.new).train, replace(c, learning_rate=rate), device)
+        model, history = tune(base, way, base.new.train, base.old.train if way == "replay" else
+                              base.new.train, replace(c, learning_rate=rate), device)
         rows.append(row_of(way, model, base, c))
-        plain = model if way == "plain" else plain      # which comes first
+        plain = model if way == "plain" else plain      # the first of the ways
         for axes, key, before in zip(panels, ("old_loss", "val_loss"), start):
             points = [(m["step"], m[key]) for m in history if key in m]
             axes.plot(*zip((0, before), *points), "o-", label=way)
@@ -153,7 +153,7 @@ def leak(base, c, plain, device):
         found[f"overlap_of_{key}"] = leak_check(texts, text, sum(map(len, text)))
     for part, ids in (("what leaked", val[:n]), ("the rest", val[n:])):
         n_bytes = sum(len(words.vocab[i]) for i in ids if i != words.eot)
-        a, b = (bits_of(net, words, ids, n_bytes) for net in (model, plain))
+        a, b = (bits_of(net.eval(), words, ids, n_bytes) for net in (model, plain))
         found[part] = dict(zip(("difference", "interval"), difference(a, b)),
                            plain=b[0], leaked=a[0])
     return found

@@ -16,8 +16,8 @@ instructions with their answers, as turns of a chat (beyond.chat). It is trainin
 
 FILE is JSON, one list, or JSONL, with the fields of Alpaca (instruction, input, output) or Dolly
 (instruction, context, response). A tenth is held out: how probable does the model find the answers
-that people gave, before and after, and what does it answer itself? After a kill, the same command
-goes on. With --lora only a small change is learned (beyond.lora), and merged in the end.
+that people gave, before and after (which flatters a little: best.pt is chosen on them, too), and
+what does it answer itself? With --lora only a small change is learned, and merged in the end.
 
 What mattered, with the nano of train.py and 1,100 short instructions: the rate, and when to stop.
 
@@ -25,12 +25,12 @@ What mattered, with the nano of train.py and 1,100 short instructions: the rate,
     perplexity            183.9        27.3        16.4        14.7        20.9        17.4
     p(<|im_end|>)          0.0%        1.0%       70.1%       84.5%       82.5%       89.5%
 
-The last one's held-out loss is lowest at step 80, 2.755 (2.975 in the end). It is the form that is
-learned: asked for Italy's capital, a nano says "The capital of Brazil is Brasília."
+Each column is of best.pt. The last one's is of step 80, where the held-out loss (which, unlike the
+perplexity, counts <|im_end|>) was lowest: 2.755, and 2.975 in the end. What is learned is form:
+asked for Italy's capital, a nano says "The capital of Brazil is Brasília."
 
     for r in 3e-4 1e-3 3e-3 1e-2
     do python -m beyond.instruct nano --data FILE --learning-rate $r --name rate-$r; done
-    python -m beyond.curves runs/rate-*
 """
 import contextlib
 import json
@@ -48,6 +48,7 @@ from beyond.chat import END, START, can_chat, turn
 from beyond.learn import TuneConfig, learn, save_run
 from beyond.lora import LoRA, LoRAConfig, digest
 from beyond.packing import loss_of, nats, pack
+from beyond.sheet import weights_of
 from data import add_flags, checked, sha256
 from model import GPT
 from sample import RUNS, find_run, load_run, pick_device, stream
@@ -71,6 +72,7 @@ def read(path):
             if not all(isinstance(part, str) for part in parts):
                 raise ValueError(f"example {number} has no text as its instruction, or none as its "
                                  f"output or response, but {', '.join(row)}")
+            # encode() refuses half a character
             *question, answer = (part.encode().decode().strip() for part in parts)
             pairs.append(("\n".join(filter(None, question)), answer))
         return pairs
@@ -122,7 +124,7 @@ def judge(model, words, windows, shown):
     nll, targets, of = nats(model, windows).numpy()                         # (n,) each
     text = targets != end
     sums = np.stack([np.bincount(of.astype(int), x) for x in (nll * text, text)], axis=1)
-    perplexity = lambda sums: np.exp(sums[..., 0] / sums[..., 1])           # (examples, 2) -> ()
+    perplexity = lambda sums: np.exp(sums[..., 0] / sums[..., 1])           # (..., 2) -> (...)
     figure = float(perplexity(sums.sum(axis=0)))
     said = write(model, [e.ids[:e.n] for e in shown], 60, lambda logits: logits.argmax(dim=-1),
                  lambda ids: ids[-1] in (end, words.eot))
@@ -159,8 +161,8 @@ def main():
         if not 1 <= T <= L:
             raise ValueError(f"--window takes 1 to {L:,}, the context of {run}, not {T:,}")
         if not can_chat(words) and (lora or words.kind in ("char", "word")):
-            raise ValueError(f"{run} lacks the two tokens of a chat: byte pairs can be given them, "
-                             "and without --lora they are learned")
+            raise ValueError(f"{run} lacks the two tokens of a chat: to learn them, it takes byte "
+                             "pairs, and no --lora")
         model, words = with_turns(model, words)
         examples, end = encode(words, pairs, T), words.vocab.index(END)
         learned, held = ([e for e in examples if held_out(e.question) is x] for x in (False, True))
@@ -169,12 +171,13 @@ def main():
             raise ValueError(f"{given['data']} has too few examples: {len(pairs):,}, of which "
                              f"{without:,} have no answer, or no room for one in a window")
     windows, val = (pack([(e.ids, e.n) for e in part], T, words.eot) for part in (learned, held))
-    few = val[::math.ceil(len(val) * T / (c.eval_tokens or math.inf)) or 1]
+    some = val[::math.ceil(len(val) * T / (c.eval_tokens or math.inf)) or 1]   # while learning
     settings = {"data": {"source": [given["data"]], "sha256": sha256(given["data"])},
                 "model": asdict(model.config), "corpus": {"folder": given["data"]},
-                "train": asdict(c) | {"base": str(run), "window": T}}
+                "train": asdict(c) | {"base": str(run), "weights": weights_of(run), "window": T}}
 
     def batch(step, part, parts):
+        # Drawn with replacement: an epoch is as many windows as there are, not each of them once.
         rows = np.random.default_rng((c.seed, step)).integers(len(windows), size=c.batch_size)
         return windows[rows[part::parts]].unbind(dim=1)                     # (B / parts, T) each
 
@@ -190,7 +193,7 @@ def main():
             net = LoRA(model, lora).to(device)
         learn(where, net, settings | {"train": settings["train"] | more}, words, c, batch,
               lambda net, *tensors: loss_of(model, *tensors),
-              lambda net: {"val_loss": nats(model, few)[0].mean().item()}, len(windows) * T)
+              lambda net: {"val_loss": nats(model, some)[0].mean().item()}, len(windows) * T)
         if lora:
             save_run(net.merge(), words, settings, folder)
             for file in ("metrics.jsonl", "loss.png"):
@@ -200,8 +203,8 @@ def main():
             found[when] = judge(*with_turns(*load_run(path, device)), val, shown)
         for i, e in enumerate(shown):
             said = [(when, row["answers"][i]) for when, row in found.items()]
-            for who, text in (("\n>", e.question), ("a person", e.answer), *said):
-                print(f"{who:11}" + text.replace("\n", "\n" + " " * 10))
+            for who, text in (("", ""), (">", e.question), ("a person", e.answer), *said):
+                print(f"{who:11}" + text.replace("\n", "\n" + " " * 11))
         print(f"\nheld-out answers{'perplexity':>14}{'95 % interval':>24}{'p(<|im_end|>)':>16}")
         for when, row in found.items():
             between = "{:,.2f} to {:,.2f}".format(*row["interval"] or (-math.inf, math.inf))

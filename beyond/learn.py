@@ -1,11 +1,11 @@
 """
 Learn: train.py's loop for another model, another loss, other batches.
 
-What a chapter gives to train.py's loop differs, and all else is the same: a run folder with its
-settings and its tokenizer, last.pt from which the same command goes on after a kill, best.pt, the
-curves. This is that, and the settings that fine-tuning wants instead of train.py's. (To fine-tune
-on plain text, all weights, needs none of it: python train.py --init RUN --source ... .)
+A chapter brings its own model, loss and batches. What all share is here: the run's folder, going on
+after a kill (the same command again), the best weights in the end; and the settings that suit
+fine-tuning. To train all weights on plain text, train.py is enough:
 
+    python train.py --init RUN --source notes/ --learning-rate 1e-4
     python -m beyond.learn      # the settings of fine-tuning beside those of train.py
 """
 import json
@@ -24,19 +24,20 @@ import torch
 
 @dataclass
 class TuneConfig(TrainConfig):
-    """train.py's settings, where fine-tuning wants others."""
+    """train.py's settings, gentler: the weights are good already. A field that stands here with a
+    comment is a flag of the chapters (see data.add_flags); optimizer is none."""
     steps: int = 100            # batches to learn from
     batch_size: int = 8         # windows of text in a batch
-    learning_rate: float = 1e-3     # at the end of the warm-up; in full, a tenth of it
+    learning_rate: float = 1e-3     # at the end of the warm-up
     warmup_steps: int = 10      # steps over which the learning rate rises from 0
     weight_decay: float = 0.0   # pull of every matrix towards 0
     optimizer: Literal["adamw"] = "adamw"
     eval_every: int = 20        # steps from one evaluation to the next
     eval_tokens: int = 16_384   # an evaluation reads about so many; 0: all
-    seed: int = 1               # fixes A, and the order of the batches
+    seed: int = 1               # fixes the order of the batches, and what begins random
 
 
-def corpus_of(run, words, source=None):
+def corpus_of(run, tokenizer, source=None):
     """A text as the tokenizer of a run cuts it; without a source, what the run has learned from."""
     folder = read_config(run)["corpus"]["folder"]
     if source:
@@ -44,16 +45,17 @@ def corpus_of(run, words, source=None):
             "source": source, "tokenizer": str(run / "tokenizer.json")}))
     elif not Path(folder).is_dir():
         raise ValueError(f"{run} does not have with it the text it was trained on: name one")
-    return data.load_corpus(folder, words)
+    return data.load_corpus(folder, tokenizer)
 
 
 def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_tokens):
-    """Train in runs/NAME, from where it stopped if it is there; return its history.
-    In the end the model is the best one."""
+    """Train in runs/NAME, from where it stopped if it is there; return its history. settings are
+    what read_config gives; batch, loss, evaluate and epoch_tokens go to train() in train.py. In the
+    end the model is the best one, and as load_run gives it: dropout is off."""
     folder, optimizers, history = RUNS / name, make_optimizers(model, c), []
-    settings, there = json.loads(json.dumps(settings)), folder.exists()
+    settings, there = json.loads(json.dumps(settings)), folder.exists()     # as read back
     if there and not ((folder / "last.pt").exists() and read_config(folder) == settings):
-        raise ValueError(f"{folder} has other settings: delete it, or rename it, to start anew")
+        raise ValueError(f"{folder} has other settings, or no last.pt: delete or rename it")
     lock(folder)
     if there:
         saved = load_weights(model, folder / "last.pt")
@@ -68,7 +70,8 @@ def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_toke
         (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
     if len(history) < c.steps:
         print(f"\n--- {folder}, {c.steps:,} steps")
-        train(model, optimizers, history, batch, loss, evaluate, folder, c, epoch_tokens)
+        train(model.train(), optimizers, history, batch, loss, evaluate, folder, c,
+              epoch_tokens)
     if len(history) < c.steps:
         print(f"stopped after step {len(history):,}: the same command goes on")
         sys.exit(130)
@@ -76,9 +79,9 @@ def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_toke
     return history
 
 
-def save_run(model, words, settings, folder):
+def save_run(model, tokenizer, settings, folder):
     """An ordinary run, for sample.py, eval.py and all others."""
-    words.save(folder / "tokenizer.json")
+    tokenizer.save(folder / "tokenizer.json")
     state = {"model": model.state_dict(), "step": settings["train"]["steps"]}
     write_whole(folder / "best.pt", lambda file: torch.save(state, file))
     content = json.dumps(settings, indent=1).encode()

@@ -2,19 +2,19 @@
 LoRA: fine-tuning that leaves the model as it is, and learns a small change to it.
 
 To fine-tune is to train on, with a text of one's own. Done in full, every weight W moves, and for
-each the gradient and two averages of AdamW's are kept: four times the model's size. But what a
-change of W needs is little: it has nearly all its effect in a few directions. So let W be, and
-learn a matrix of rank r beside it, as a product of two narrow ones:
+each the gradient and two averages of AdamW's are kept beside it: four numbers for one. But the
+change that a little text asks for may need few directions; that is the paper's guess. So let W be,
+and learn a matrix of rank r beside it, as a product of two narrow ones:
 
     x W  becomes  x W + (alpha / r) (x A) B         A is (n_in, r), B (r, n_out), r far below both
 
-A begins random and B at zero, so the model begins as it was. What is learned is saved by itself, a
-few MB to send somebody who has the model; or it is added to W, and then costs nothing. alpha / r
-keeps steps of about one length, so that each rank can do with one learning rate.
+A begins random and B at zero, so the model begins as it was. What is learned, the adapter, is a
+file of a few MB for somebody who has the model; or it is added to W, and reading takes no longer.
+alpha / r makes a first step about as long for every rank: one learning rate suits most ranks.
 
     python -m beyond.lora smollm2 --source letters/ --name letters      # a run like any other
-    python -m beyond.lora smollm2 --adapter runs/letters/adapter --name copy  # or from it
-    python -m beyond.lora nano --source letters/ --ranks 1 4 16 64  # and full, compared
+    python -m beyond.lora smollm2 --adapter runs/letters/adapter --name copy    # from its adapter
+    python -m beyond.lora nano --source letters/ --ranks 1 4 16 64      # a table: ranks, and full
 
 The learning rate is some ten times that of full fine-tuning (Schulman et al., 2025, LoRA Without
 Regret). Paper: LoRA (Hu et al., 2021).
@@ -30,6 +30,7 @@ from typing import Literal
 
 import data
 from beyond.learn import TuneConfig, corpus_of, learn, save_run
+from beyond.sheet import weights_of
 from sample import RUNS, find_run, load_run, load_weights, pick_device, read_config
 from tokenizer import Parser, clear_errors
 from train import evaluate
@@ -37,6 +38,7 @@ from train import evaluate
 import torch
 from torch import nn
 
+KEYS = "way", "learned", "kept_MB", "file_MB", "seconds", "bits_per_byte"
 TARGETS = {"attention": ("W_qkv", "W_out"), "mlp": ("W_up", "W_down"),
            "all": ("W_qkv", "W_out", "W_up", "W_down")}
 
@@ -53,7 +55,7 @@ class LoRA(nn.Module):
     and what a checkpoint holds, are those of the change alone."""
     def __init__(self, model, c):
         super().__init__()
-        # Past nn.Module's eye, so that neither is a part of this one.
+        # Set past nn.Module, which would train and save its weights; evaluate() reads token_table.
         self.__dict__.update(model=model.requires_grad_(False), token_table=model.token_table)
         self.config = model.config
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
@@ -63,7 +65,7 @@ class LoRA(nn.Module):
                 n_in, n_out = W.shape
                 self.A[key] = nn.Parameter(torch.randn(n_in, c.rank) / math.sqrt(n_in))
                 self.B[key] = nn.Parameter(torch.zeros(c.rank, n_out))
-                W.change = (self.A[key], self.B[key], c.alpha / c.rank)
+                W.change = (self.A[key], self.B[key], c.alpha / c.rank)     # .to() moves these, too
         self.plain = model.config.ops
 
         def linear(x, W, b=None):
@@ -75,7 +77,7 @@ class LoRA(nn.Module):
         model.config.ops = SimpleNamespace(**vars(self.plain) | {"linear": linear})
 
     def train(self, mode=True):
-        self.model.train(mode)
+        self.model.train(mode)          # nn.Module does not know it
         return super().train(mode)
 
     def forward(self, ids, cache=None, last=0):
@@ -95,7 +97,7 @@ class LoRA(nn.Module):
 
 
 def digest(model):
-    """Of all weights: whose change it is."""
+    """A fingerprint of all weights: an adapter fits only those it was learned beside."""
     sha = hashlib.sha256()
     for p in model.parameters():
         sha.update(p.detach().cpu().numpy().data)
@@ -103,17 +105,18 @@ def digest(model):
 
 
 def tune(run, corpus, name, lora, c, T, device):
-    """Fine-tune a run on a corpus, in windows of T tokens, in runs/NAME: (the model, LoRA or, if
-    lora is None, in full; its history)."""
-    model, words = load_run(run, device)
+    """Fine-tune a run in runs/NAME, on windows of T tokens; lora None: all weights. Return the
+    model (a LoRA, if lora) and its history."""
+    model, tokenizer = load_run(run, device)
     model.config.context_length = T             # of an evaluation's windows
-    more = {"base": str(run)} | (asdict(lora) | {"digest": digest(model)} if lora else {})
+    more = {"base": str(run), "weights": weights_of(run)} | (
+        asdict(lora) | {"digest": digest(model)} if lora else {})
     settings = {"data": corpus.meta["config"], "model": read_config(run)["model"],
                 "train": asdict(c) | more, "corpus": {"folder": str(corpus.folder)}}
     torch.manual_seed(c.seed)
     net = LoRA(model, lora).to(device) if lora else model
     return net, learn(
-        name, net, settings, words, c,
+        name, net, settings, tokenizer, c,
         lambda step, part, parts: data.batch(corpus.train, c.batch_size, T, c.seed, step, part,
                                              parts),
         lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
@@ -121,7 +124,7 @@ def tune(run, corpus, name, lora, c, T, device):
 
 
 def load_adapter(model, folder):
-    """LoRA, as a folder of its training has it, beside the model it was learned with."""
+    """The adapter of a folder, put beside the model it was learned with: a LoRA."""
     settings = read_config(folder)["train"]
     if "digest" not in settings:
         raise ValueError(f"{folder} holds no adapter")
@@ -142,25 +145,24 @@ def kept(net, folder):
 
 
 def compare(run, corpus, name, lora, c, T, device, ranks, as_json):
-    """The table: each rank, and full fine-tuning at a tenth of the learning rate."""
+    """The table: each rank, and all weights (tables, too), these at a tenth of the rate."""
     whole, rows = replace(c, eval_tokens=0), []
     base = load_run(run, device)[0]
     base.config.context_length = T
     before = evaluate(base, corpus, whole)["val_bits_per_byte"]
     for rank in (*ranks, None):
         own = replace(lora, rank=rank) if rank else None
-        ways = c if rank else replace(c, learning_rate=c.learning_rate / 10)
-        called = f"{name}/{f'rank-{rank}' if rank else 'full'}"
-        net, history = tune(run, corpus, called, own, ways, T, device)
-        n = sum(p.numel() for p in net.parameters() if p.requires_grad)
-        rows.append((f"rank {rank}" if rank else "full", n, kept(net, RUNS / called) / 1e6,
-                     (RUNS / called / "best.pt").stat().st_size / 1e6, history[-1]["seconds"],
-                     evaluate(net, corpus, whole)["val_bits_per_byte"]))
-    keys = ("way", "learned", "kept_MB", "file_MB", "seconds", "bits_per_byte")
-    print(f"\n{'':9}{'learned':>12}{'kept, MB':>10}{'file, MB':>10}{'seconds':>9}  bits/byte\n"
-          f"{'before':50}{before:11.4f}" if not as_json else json.dumps({"before": before}))
+        gentle = c if rank else replace(c, learning_rate=c.learning_rate / 10)
+        way = f"rank-{rank}" if rank else "full"
+        net, history = tune(run, corpus, f"{name}/{way}", own, gentle, T, device)
+        n, there = sum(p.numel() for p in net.parameters() if p.requires_grad), RUNS / name / way
+        rows.append((way, n, kept(net, there) / 1e6, (there / "best.pt").stat().st_size / 1e6,
+                     history[-1]["seconds"], evaluate(net, corpus, whole)["val_bits_per_byte"]))
+    head = (f"\n{'':9}{'learned':>12}{'kept, MB':>10}{'file, MB':>10}{'seconds':>9}  bits/byte\n"
+            f"{'before':50}{before:11.4f}")
+    print(json.dumps({"way": "before", "bits_per_byte": before}) if as_json else head)
     for row in rows:
-        print(json.dumps(dict(zip(keys, row))) if as_json else
+        print(json.dumps(dict(zip(KEYS, row))) if as_json else
               "{:9}{:12,}{:10.1f}{:10.1f}{:9.1f}{:11.4f}".format(*row))
 
 
@@ -185,17 +187,16 @@ def main():
         device = pick_device(given["device"])
         if folder.parent != RUNS or (folder / "best.pt").exists():
             raise ValueError(f"{given['name']} is taken, or is no name: give another --name")
-        if (given["source"] is None) == (given["adapter"] is None):
-            raise ValueError("give either a --source to learn from, or the --adapter of a run")
-        if min(given["ranks"] or [1]) < 1:
-            raise ValueError("a rank is at least 1")
-        (model, words), settings = load_run(run), read_config(run)
+        one = (given["source"] is None) != (given["adapter"] is None)
+        if not one or min(given["ranks"] or [1]) < 1:
+            raise ValueError("give a --source to learn from or an --adapter of a run; ranks from 1")
+        model, tokenizer = load_run(run)
         if given["adapter"]:
             merged = load_adapter(model, Path(given["adapter"])).merge()
             folder.mkdir(parents=True, exist_ok=True)
-            save_run(merged, words, settings, folder)
+            save_run(merged, tokenizer, read_config(run), folder)
             return print(f"{folder} is {run} with the change of {given['adapter']}")
-        corpus = corpus_of(run, words, given["source"])
+        corpus = corpus_of(run, tokenizer, given["source"])
         if not 1 <= T <= model.config.context_length:
             raise ValueError(f"--window {T}: {run} reads 1 to {model.config.context_length:,} "
                              "tokens at once")
@@ -207,12 +208,11 @@ def main():
                            given["json"])
         net, _ = tune(run, corpus, f"{given['name']}/adapter", lora, c, T, device)
         n, all_of = (sum(p.numel() for p in x.parameters()) for x in (net, net.model))
-        net.config.context_length = settings["model"]["context_length"]
-        save_run(net.merge(), words, settings | {"corpus": {"folder": str(corpus.folder)}}, folder)
+        save_run(net.merge(), tokenizer, read_config(folder / "adapter"), folder)
         for file in ("metrics.jsonl", "loss.png"):
             shutil.copy(folder / "adapter" / file, folder / file)
-        size = (folder / "adapter/best.pt").stat().st_size
-        print(f"\nlearned {n:,} numbers beside {all_of:,}: {folder}/adapter, {size / 1e6:.1f} MB.\n"
+        size = (folder / "adapter/best.pt").stat().st_size / 1e6
+        print(f"\nlearned {n:,} numbers beside {all_of:,}: {folder}/adapter, {size:.1f} MB.\n"
               f"{folder} is the run with the change in it: python sample.py {given['name']}")
 
 

@@ -2,13 +2,13 @@
 Packing: several texts in one window, and none of them sees another.
 
 A batch is a rectangle of B windows of T tokens. Short texts leave most of it empty, if each has a
-window to itself; so put as many in a window as have room (Krell et al., 2021). But a text is not to
-be read as if it went on from its neighbour. Three parts of a GPT look back, and each must be told
+window to itself; so put as many in a window as have room (for better ways, Krell et al., 2021). But
+a text is not to be read as if it went on from its neighbour. Three parts of a GPT must be told
 where a text begins:
 
-    attention   a mask of documents beside the causal one: only what is of the same text
+    attention   beside the causal mask, one that lets a token see only its own text
     positions   begin anew (of rotary ones only distances count: they would not have to)
-    n-grams     those that would reach into the text before have nothing there
+    n-grams     see before a text what they see before a window: no token
 
 Then every text has the logits, and gives the gradients, that it would alone. The loss is of some
 tokens only (of answers, for example), and logits are computed for no others.
@@ -29,27 +29,30 @@ import torch.nn.functional as F
 
 
 def pack(texts, T, eot, seed=1):
-    """Texts in a random order, as many in a window as have room: (windows, 3, T). Of each token its
-    id, its target (-1: none), and which text it is of (-1: none). A text is (ids, n), at most T + 1
-    ids, of which the first n are no targets."""
+    """Texts in a random order; one that has no room begins a new window: (windows, 3, T). Of each
+    token its id, its target (-1: none), and which text it is of (-1: none). A text is (ids, n), at
+    most T + 1 ids, of which the first n are no targets."""
     windows, stop = [], T
     for i in np.random.default_rng(seed).permutation(len(texts)):
         (ids, n), start = texts[i], stop
         if (stop := start + len(ids) - 1) > T:
             windows.append(np.repeat([[eot], [-1], [-1]], T, axis=1))       # (3, T)
             start, stop = 0, len(ids) - 1
+        # ids[:-1] are read, ids[1:] asked for, but for the first n - 1 of these.
         windows[-1][:, start:stop] = ids[:-1], [-1] * (n - 1) + ids[n:], [i] * (stop - start)
     return torch.from_numpy(np.array(windows))
 
 
 def logits_of(model, ids, targets, of):
     """The logits (n, V) at the n positions that have a target; ids, targets and of are (B, T), as
-    pack() gives them. This is GPT.forward, but for what the comments say."""
+    pack() gives them. GPT.forward, with `of` for the three parts; without activation checkpointing,
+    and attention is PyTorch's whatever c.kernels is."""
     c, plain, t = model.config, model.config.ops, torch.arange(ids.shape[1], device=ids.device)
     first = (of != of.roll(1, dims=1)) | (t == 0)                           # (B, T)
-    position = t - torch.where(first, t, 0).cummax(dim=1).values    # (B, T), from 0 in each text
+    begin = torch.where(first, t, 0).cummax(dim=1).values       # (B, T), where its text begins
+    position = t - begin                                        # (B, T), from 0 in each text
     x = plain.embedding(ids, model.token_table)                             # (B, T, C)
-    if c.ngram > 1:     # each position's last tokens, -1 where ngram_hash is to find none
+    if c.ngram > 1:     # each position's last tokens; -1 as before a window (ngram_hash adds 1)
         last = F.pad(ids, (c.ngram - 1, 0)).unfold(1, c.ngram, 1)           # (B, T, ngram)
         back = torch.arange(c.ngram - 1, -1, -1, device=ids.device)         # (ngram,)
         last = torch.where(back > position[..., None], -1, last)            # (B, T, ngram)
@@ -61,6 +64,7 @@ def logits_of(model, ids, targets, of):
         rotation = model.rotation[:, position]                              # (2, B, T, 1, D)
     x = plain.dropout(x, c.dropout * model.training)                        # (B, T, C)
     mask = (of[:, None, :, None] == of[:, None, None, :]).tril()            # (B, 1, T, T)
+    # Blocks call c.ops.attention: for these lines it is one that knows the mask.
     c.ops = SimpleNamespace(**vars(plain) | {"attention": lambda q, k, v, p=0.0: (
         F.scaled_dot_product_attention(q, k, v, mask, p, enable_gqa=k.shape[1] < q.shape[1]))})
     for block in model.blocks:
@@ -82,10 +86,10 @@ def nats(model, windows):
     model.eval()
     for batch in windows.to(model.token_table.device).split(4):
         ids, targets, of = batch.unbind(dim=1)                              # (B, T) each
-        asked = targets >= 0                                                # (B, T), n of them
+        has_target = targets >= 0                                           # (B, T), n of them
         log_p = torch.log_softmax(logits_of(model, ids, targets, of).float(), dim=-1)   # (n, V)
-        nll = -log_p.gather(-1, targets[asked][:, None])[:, 0]              # (n,)
-        found.append(torch.stack([nll, targets[asked], of[asked]]).cpu().double())
+        nll = -log_p.gather(-1, targets[has_target][:, None])[:, 0]              # (n,)
+        found.append(torch.stack([nll, targets[has_target], of[has_target]]).cpu().double())
     model.train(training)
     return torch.cat(found, dim=1)
 

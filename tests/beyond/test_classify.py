@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beyond.bag import bag, logistic_regression
-from beyond.classify import encode, figures, logits_of, padded, with_labels
+from beyond.classify import encode, figures, logits_of, stacked, with_labels
 from beyond.tweets import read_task
 from conftest import inside, one_line
 from sample import load_run
@@ -65,7 +65,7 @@ def test_padding_changes_nothing(bottles):
     examples, cut = encode(words, task, task.held_out, 14)
     assert cut == len(examples) and all(len(ids) == 14 for ids, _ in examples)
     examples = [(ids[:3 + i % 9], label) for i, (ids, label) in enumerate(examples)]
-    ids, last, labels = padded(examples)
+    ids, last, labels = stacked(examples)
     alone = torch.stack([net(torch.tensor([ids]))[0, -1] for ids, _ in examples])
     torch.testing.assert_close(logits_of(net, ids, last), alone, rtol=1e-4, atol=1e-5)
     assert labels.tolist() == [label for _, label in examples]

@@ -57,7 +57,7 @@ def test_the_comparison(copied, monkeypatch):
     steps = ["--steps", 12, "--batch-size", 4, "--eval-every", 6]
     command = ["beyond.distill", "first", *shape, *steps, "--temperature", 1, 2, "--json"]
     rows = [json.loads(line) for line in inside(*command, cwd=copied).splitlines()]
-    ways = ["alone", "t1-mix0.9", "t2-mix0.9"]
+    ways = ["alone", "t1-mix1", "t2-mix1"]
     assert [row["model"] for row in rows] == [*ways, "teacher"]
     inside("train.py", "--source", "text.txt", *SMALL, *shape, *steps, "--name", "usual",
            cwd=copied)
@@ -70,7 +70,7 @@ def test_the_comparison(copied, monkeypatch):
             "teacher", "first")], rel=1e-6)
     assert theirs["usual"] == pytest.approx(theirs["alone"], rel=1e-6)
     assert len({*theirs.values()}) == 4                         # a teacher, its heat, change much
-    assert rows[1]["difference"] == pytest.approx(theirs["t1-mix0.9"] - theirs["alone"])
+    assert rows[1]["difference"] == pytest.approx(theirs["t1-mix1"] - theirs["alone"])
     assert rows[0]["parameters"] == rows[0]["megabytes"] * 1e6 / 4 < rows[3]["parameters"]
     shown = inside(*command[:-1], cwd=copied)                 # nothing is left to learn
     assert shown.count("\n") == 6 and f"{rows[0]['bits_per_byte']:.4f}" in shown

@@ -241,7 +241,6 @@ def there(here):        # noqa: F811
     latex 1 2 3 -> two answers
     maths -> run
     maths nobody -> nobody
-    maths first -> MATH/test has 0 problems
     maths first --data nowhere -> nowhere
     maths first --data empty -> empty has 0 problems
     maths first --data text.txt -> text.txt
@@ -308,7 +307,6 @@ def there(here):        # noqa: F811
     masked "" -> no [MASK]
     masked "[MASK] \udcff" -> surrogate
     mmlu nobody -> nobody
-    mmlu first -> mmlu/test
     mmlu first --data nowhere -> nowhere/test
     mmlu first --data text.txt -> text.txt/test
     mmlu first --data empty --json -> empty/test
@@ -322,7 +320,7 @@ def there(here):        # noqa: F811
     exams nobody -> nobody
     exams first nobody -> nobody
     exams first --exams chess -> chess
-    exams first --exams mmlu maths -> math is not there
+    download smollm3 -> smollm3
     exams first --exams mmlu --data nowhere -> nowhere/mmlu is not there
     exams first --questions -1 -> --questions
     exams first --seed -1 -> --seed

@@ -91,7 +91,7 @@ def test_as_a_person_does(copied):
         load_adapter(own, copied / "runs/own/adapter")
     for arguments, says in (((*FLAGS, "--name", "own"), "taken"), (("--name", "x"), "--source"),
                             (("--adapter", "runs/first", "--name", "x"), "no adapter"),
-                            ((*FLAGS, "--name", "x", "--ranks", "0"), "at least 1"),
+                            ((*FLAGS, "--name", "x", "--ranks", "0"), "ranks from 1"),
                             ((*FLAGS[:2], "--window", 17, "--name", "x"), "--window 17")):
         assert says in one_line("beyond.lora", "first", *arguments, cwd=copied), says
     assert not (copied / "runs/x").exists()
@@ -102,7 +102,7 @@ def test_ranks(copied):
     inside(*flags, cwd=copied)
     said = inside(*flags, "--json", cwd=copied).splitlines()       # nothing is left to learn
     rows = {row["way"]: row for row in map(json.loads, said[1:])}
-    one, two, full = (rows[name]["learned"] for name in ("rank 1", "rank 2", "full"))
+    one, two, full = (rows[name]["learned"] for name in ("rank-1", "rank-2", "full"))
     assert two == 2 * one < full
     for row in rows.values():       # a gradient, AdamW's two averages, and a counter of steps
         assert row["kept_MB"] == pytest.approx(12e-6 * row["learned"], rel=0.02)
