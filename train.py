@@ -4,7 +4,6 @@ Show the model some text, measure how improbable it found what comes next (the l
 every weight which way makes that more probable (the gradient), move all a little, and again.
 
     python train.py                                 # the preset nano: minutes on two CPU cores
-    python train.py --n-layer 1 --name shallow      # change one thing, give the run a name
     python train.py --resume                        # go on after Ctrl-C
     python train.py --init nano --source notes/     # go on from its weights, with another text
     torchrun --standalone --nproc_per_node 2 train.py --name two    # two processes, called ranks
@@ -20,7 +19,6 @@ from sample import (RUNS, SampleConfig, find_run, load_run, load_weights, lock, 
                     pick_device, read_config, write)
 from tokenizer import Parser, clear_errors, write_whole
 
-import contextlib
 import json
 import math
 import os
@@ -68,6 +66,8 @@ PRESETS = {     # what differs from the defaults
                  tokenizer="gpt2", learning_rate=2e-3, warmup_steps=300, dtype="bfloat16",
                  weight_decay=0.1)}
 
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
+
 def learning_rate(step, c):
     """Rise while the optimiser finds out how large gradients are; then fall, so weights settle."""
     if step < c.warmup_steps:
@@ -80,20 +80,24 @@ def learning_rate(step, c):
 class Muon(torch.optim.Optimizer):
     """A matrix moves along the matrix nearest to its gradient that stretches no direction more than
     another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(m)
-    makes steps as long as AdamW's (Liu et al., 2025)."""
+    makes steps as long as AdamW's (Liu et al., 2025). Matrix i is worked out by rank i % ranks."""
+    ranks = WORLD
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-                x = p.grad.lerp(mean.lerp_(p.grad, 0.05), 0.95)             # Nesterov's momentum
+        group, = self.param_groups
+        lr, matrices = group["lr"], group["params"]
+        for i, p in enumerate(matrices):
+            mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+            x = p.grad.lerp(mean.lerp_(p.grad, 0.05), 0.95)                 # Nesterov's momentum
+            if i % self.ranks == RANK % self.ranks:                         # its own share
                 x = (x.T if len(x) > x.shape[1] else x) / (x.norm() + 1e-7)     # (n, m), n <= m
                 for _ in range(5):      # Newton-Schulz: takes all singular values to about 1
                     a = x @ x.T                                             # (n, n)
                     x = 3.4445 * x + (2.0315 * a @ a - 4.775 * a) @ x       # (n, m)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(x if x.shape == p.shape else x.T,
-                       alpha=-0.2 * group["lr"] * math.sqrt(max(p.shape)))
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(x if x.shape == p.shape else x.T, alpha=-0.2 * lr * math.sqrt(max(p.shape)))
+        for i, p in enumerate(matrices) if self.ranks > 1 else ():
+            dist.broadcast(p, i % self.ranks)
 
 
 def make_optimizers(model, c):
@@ -106,9 +110,6 @@ def make_optimizers(model, c):
               for ps in (matrices, others, muon)]
     adamw = torch.optim.AdamW(groups[:2], betas=(0.9, 0.99), fused=True)
     return [adamw, Muon(groups[2:], {"lr": 0.0})] if muon else [adamw]
-
-
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # by torchrun
 
 
 def all_reduce(*numbers):
@@ -160,11 +161,11 @@ def train(net, optimizers, history, batch, loss, evaluate, folder, c, epoch_toke
             part = a * WORLD + RANK
             torch.manual_seed(c.seed + 1_000_003 * (step * parts + part))       # of the dropout
             tensors = [x.to(device) for x in batch(step, part, parts)]
-            wait = WORLD > 1 and a < c.accumulate - 1   # DDP averages in the last backward
-            with net.no_sync() if wait else contextlib.nullcontext():
-                with autocast:
-                    micro_loss = loss(net, *tensors) / c.accumulate         # ()
-                micro_loss.backward()                   # adds to the gradients
+            if WORLD > 1:           # DDP averages over the ranks, in the last backward alone
+                net.require_backward_grad_sync = a == c.accumulate - 1
+            with autocast:
+                micro_loss = loss(net, *tensors) / c.accumulate             # ()
+            micro_loss.backward()                       # adds to the gradients
             nats += micro_loss.item() / WORLD
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), c.grad_clip).item()
         nats, stopping = all_reduce(nats, len(stop))
@@ -263,8 +264,7 @@ def resume_run(options, given):
         raise ValueError(f"--resume lets only --steps change: leave out {', '.join(others)}")
     folder = find_run(options.name)
     if not (folder / "last.pt").exists():
-        raise ValueError(f"{folder} has no last.pt to go on from: it ended before its first step, "
-                         "or was imported, and then --init takes it")
+        raise ValueError(f"{folder} has no last.pt to go on from; --init begins with its weights")
     lock(folder)
     config = read_config(folder)
     config["train"]["steps"] = given.get("steps", config["train"]["steps"])
@@ -319,8 +319,8 @@ def main():
         net = DDP(model, gradient_as_bucket_view=True) if WORLD > 1 else model
         if RANK == 0:
             corpus.tokenizer.save(folder / "tokenizer.json")
-            text = json.dumps(config, indent=1)
-            write_whole(folder / "config.json", lambda file: file.write(text.encode()))
+            text = json.dumps(config, indent=1).encode()
+            write_whole(folder / "config.json", lambda file: file.write(text))
             sizes = [(name.endswith("table"), p.numel()) for name, p in model.named_parameters()]
             tables, matrices = (sum(n for t, n in sizes if t is kind) for kind in (True, False))
             print(f"run      {folder}, {WORLD} x {device}\n"

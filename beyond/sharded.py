@@ -32,6 +32,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 
+train.Muon.ranks = 1        # of a matrix in slices, all ranks work out the products together
+
+
 def whole(x):
     """x put together, a tensor in slices or a dict of them. All ranks must ask; rank 0 gets it."""
     if isinstance(x, dict):
