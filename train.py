@@ -80,15 +80,15 @@ def learning_rate(step, c):
 class Muon(torch.optim.Optimizer):
     """A matrix moves along the matrix nearest to its gradient that stretches no direction more than
     another (Jordan, 2024): what few examples ask for is learned as fast as what all do. 0.2 sqrt(m)
-    makes steps as long as AdamW's (Liu et al., 2025). Matrix i is worked out by rank i % ranks."""
-    ranks = WORLD
+    makes steps as long as AdamW's (Liu et al., 2025). Rank i % ranks works out matrix i."""
+    ranks = WORLD       # that share the work
     @torch.no_grad()
     def step(self):
         group, = self.param_groups
         lr, matrices = group["lr"], group["params"]
         for i, p in enumerate(matrices):
             mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-            x = p.grad.lerp(mean.lerp_(p.grad, 0.05), 0.95)                 # Nesterov's momentum
+            x = p.grad.lerp(mean.lerp_(p.grad, 0.05), 0.95)     # Nesterov's momentum, on all ranks
             if i % self.ranks == RANK % self.ranks:                         # its own share
                 x = (x.T if len(x) > x.shape[1] else x) / (x.norm() + 1e-7)     # (n, m), n <= m
                 for _ in range(5):      # Newton-Schulz: takes all singular values to about 1
@@ -96,7 +96,7 @@ class Muon(torch.optim.Optimizer):
                     x = 3.4445 * x + (2.0315 * a @ a - 4.775 * a) @ x       # (n, m)
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(x if x.shape == p.shape else x.T, alpha=-0.2 * lr * math.sqrt(max(p.shape)))
-        for i, p in enumerate(matrices) if self.ranks > 1 else ():
+        for i, p in enumerate(matrices if self.ranks > 1 else ()):  # above, ranks would take turns
             dist.broadcast(p, i % self.ranks)
 
 
@@ -291,21 +291,21 @@ def main():
         corpus = data.load_corpus(config["corpus"]["folder"], own)
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
-        model = make_model(config["model"], max(1, c.batch_size // c.accumulate // WORLD))
+        if c.batch_size % (c.accumulate * WORLD):
+            raise ValueError(f"--batch-size is no multiple of --accumulate times {WORLD} ranks")
+        model = make_model(config["model"], c.batch_size // c.accumulate // WORLD)
         optimizers, history = make_optimizers(model.to(device), c), []
         if options.resume:
             saved = load_weights(model, folder / "last.pt")
             try:
                 for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
-                history = [m for m in saved["history"] if m["seconds"] > 0]     # or it raises
+                history = [m for m in saved["history"] if m["seconds"] > 0]     # all, or it raises
             except Exception as error:
                 raise ValueError(f"{folder / 'last.pt'} is damaged, or a best.pt ({error!r:.80})")
         elif options.init:
             load_weights(model, find_run(options.init) / "best.pt")
         B, T, n = c.batch_size, model.config.context_length, len(corpus.train)
-        if B % (c.accumulate * WORLD):
-            raise ValueError(f"--batch-size {B} is no multiple of --accumulate times {WORLD} ranks")
         if min(n, len(corpus.val)) <= T:
             raise ValueError(f"a split of {corpus.folder} is no longer than --context-length {T}")
         if len(history) >= c.steps:
