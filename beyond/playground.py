@@ -1,12 +1,11 @@
 """
 Playground: a page in the browser that shows a model at work, on any run.
 
-What one types is cut into tokens, each coloured by its negative log-likelihood: how much the model
-was surprised. For the token in focus the page shows what was expected in its place; where each head
-of each layer looked from it; and, as the logit lens, what would come next if the model stopped
-after a block: the residual stream behind it goes through the last norm, and becomes logits. Then
-what does come next: the probabilities, what each strategy of sample.py cuts away from them, and the
-text as it is written. The page asks this program alone, which answers to this machine alone.
+A text is shown as tokens, each coloured by its negative log-likelihood: how surprised the model is.
+Of the token in focus one sees what was expected in its place; where each head of each layer looked
+from it; and, by the logit lens, what would come next if the model stopped after a block: there the
+residual stream goes through the last norm and becomes logits. Then what does come next, what each
+strategy of sample.py cuts away from it, and the text as it is written, token by token.
 
     python -m beyond.playground nano
     python -m beyond.playground smollm2 --port 8080 --no-browser
@@ -15,17 +14,15 @@ Paper: interpreting GPT: the logit lens (nostalgebraist, 2020).
 """
 from beyond.anatomy import attention_weights, logit_lens, operations
 from beyond.answers import copies
-from beyond.probabilities import STRATEGIES
+from beyond.probabilities import in_turn
 from data import checked, load_corpus
 from model import Cache
 from sample import SampleConfig, find_run, generate, load_run, picker, read_config, stream
 from tokenizer import Parser, clear_errors, visible
 
 import contextlib
-import errno
 import html
 import json
-import math
 import secrets
 import threading
 import webbrowser
@@ -38,10 +35,6 @@ from pathlib import Path
 import torch
 
 ROOM, BODY = 1024, 1 << 16      # tokens that a text, and bytes that a question, may have
-OFF = {"temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0}    # a strategy that does nothing
-NONCE = secrets.token_urlsafe()     # the browser runs a script, or uses a style, that knows it
-POLICY = ("default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action "
-          f"'none'; frame-ancestors 'none'; style-src 'nonce-{NONCE}'; script-src 'nonce-{NONCE}'")
 
 
 @dataclass
@@ -61,8 +54,7 @@ def check(q, model, tokenizer):
     if not all(type(i) is int and 0 <= i < V for i in q.ids) or max(q.at, q.drawn) >= len(q.ids):
         raise ValueError("the question has ids, or a position among them, that are not there")
     if len(q.ids) > T:
-        raise ValueError(f"this text has {len(q.ids):,} tokens, {len(q.ids) - T:,} too many: there "
-                         f"is room for {T:,}")
+        raise ValueError(f"{len(q.ids):,} tokens are {len(q.ids) - T:,} more than fit ({T:,})")
 
 
 @lru_cache(maxsize=1)       # several questions are about one text
@@ -99,19 +91,16 @@ def look(q, model, tokenizer):
 
 
 def following(q, model, tokenizer):
-    """What may come next: p by the model, left by the strategies, which take their turns; which of
-    them cut a token off; and how many tokens each has kept."""
-    logits, after = read(model, q.ids)[0][-1:].double(), {}         # (1, V)
+    """What comes next: p by the model, left by the strategies; which cut it; how many each kept."""
+    logits = read(model, q.ids)[0][-1:].double()                                    # (1, V)
     p, best = torch.softmax(logits[0], dim=-1).topk(min(20, logits.shape[-1]))      # (20,) each
-    for name, off in OFF.items():
-        value = getattr(q, name)
-        logits = logits if value == off else STRATEGIES[name](logits, value, q.ids)
-        after[name] = logits[0]                                     # (V,)
-    left = torch.softmax(logits[0], dim=-1)                         # (V,)
+    names = ("temperature", "top_k", "top_p", "min_p")
+    turns = in_turn(logits, q.ids, {name: getattr(q, name) for name in names})
+    left = torch.softmax(turns["min_p"][0], dim=-1)                                 # (V,)
     rows = [{"text": visible(tokenizer.vocab[i]), "p": x, "left": left[i].item(),
-             "cut": next((name for name, kept in after.items() if kept[i] == -math.inf), "")}
+             "cut": next((name for name in names if turns[name][0, i].isinf()), "")}
             for i, x in zip(best.tolist(), p.tolist())]
-    return {"rows": rows, "kept": {name: x.isfinite().sum().item() for name, x in after.items()}}
+    return {"rows": rows, "kept": {name: x.isfinite().sum().item() for name, x in turns.items()}}
 
 
 def write(q, model, tokenizer):
@@ -127,41 +116,33 @@ def write(q, model, tokenizer):
         yield {"new": [{"id": i, "text": visible(tokenizer.vocab[i])} for i in new], "text": text}
 
 
-def example(folder, tokenizer, n):
-    """How the validation split of a run begins, if its corpus is here."""
-    with contextlib.suppress(ValueError, OSError):
-        corpus = load_corpus(read_config(folder)["corpus"]["folder"], tokenizer)
-        return tokenizer.decode(i for i in corpus.val[:n] if i != tokenizer.eot)
-
-
 ANSWERS = {"/read": tokens, "/look": look, "/next": following, "/write": write}
+NONCE = secrets.token_urlsafe()     # the browser runs the script, and uses the style, that know it
+POLICY = ("default-src 'none'; connect-src 'self'; img-src data:; frame-ancestors 'none'; "
+          f"style-src 'nonce-{NONCE}'; script-src 'nonce-{NONCE}'")
 
 
 class Handler(BaseHTTPRequestHandler):
-    timeout = 60            # seconds that a browser may keep us waiting
+    timeout = 60                                # seconds that a browser may keep us waiting
+    log_message = lambda *_: None               # noqa: E731, nothing is printed for a request
 
     def handle(self):
         with contextlib.suppress(ConnectionError, TimeoutError):    # the browser has gone
             super().handle()
 
-    def log_message(self, *_):
-        pass
-
     def reply(self, status, parts, kind="application/json"):
         """Send the page, or lines of JSON as they come."""
         self.send_response(status)
-        for name, value in {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-store",
-                            "X-Content-Type-Options": "nosniff",
-                            "Content-Security-Policy": POLICY}.items():
-            self.send_header(name, value)
+        for header in (("Content-Type", f"{kind}; charset=utf-8"), ("Cache-Control", "no-store"),
+                       ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", POLICY)):
+            self.send_header(*header)
         self.end_headers()
         for part in parts:
             self.wfile.write((part if kind == "text/html" else json.dumps(part) + "\n").encode())
 
     def do_GET(self):
-        host = self.headers.get("Host")         # another name is somebody's who leads it to us
-        if (host not in self.server.hosts
-                or self.headers.get("Origin", f"http://{host}") != f"http://{host}"):
+        host, origin = self.headers["Host"], self.headers["Origin"]
+        if host not in self.server.hosts or origin not in (None, f"http://{host}"):
             self.reply(403, [{"error": "only the page itself may ask"}])
         elif self.command == "POST":
             self.answer()
@@ -172,10 +153,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         try:
-            size = int(self.headers.get("Content-Length", "0"))
-            body = self.rfile.read(min(max(size, 0), 256 * BODY))
-            if size > BODY:
-                raise ValueError(f"a text of {size:,} bytes is too long: {BODY:,} at most")
+            body = self.rfile.read(min(int(self.headers["Content-Length"] or 0), 256 * BODY))
+            if len(body) > BODY:
+                raise ValueError(f"{len(body):,} bytes are more than a question may have: {BODY:,}")
             settings = json.loads(body)
             if type(settings) is not dict or self.path not in ANSWERS:
                 raise ValueError("that is no question of the page's")
@@ -190,40 +170,34 @@ class Handler(BaseHTTPRequestHandler):
 def serve(folder, port):
     """A server for a run, on this port or the next that is free."""
     model, tokenizer = run = load_run(folder)
-    model.config.context_length = min(model.config.context_length, ROOM)
-    n = min(48, model.config.context_length)
-    about = asdict(model.config) | asdict(SampleConfig()) | {
-        "run": folder.name, "example": example(folder, tokenizer, n)}
-    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    page = page.replace("ABOUT", html.escape(json.dumps(about))).replace("NONCE", NONCE)
-    while True:
-        try:
+    n = model.config.context_length = min(model.config.context_length, ROOM)
+    about = asdict(model.config) | asdict(SampleConfig()) | {"run": folder.name, "example": ""}
+    with contextlib.suppress(ValueError, OSError):      # its corpus need not be here
+        val = load_corpus(read_config(folder)["corpus"]["folder"], tokenizer).val
+        about["example"] = tokenizer.decode(i for i in val[:min(n, 48)] if i != tokenizer.eot)
+    server = None
+    while not server:
+        with contextlib.suppress(OSError):              # a port may be taken
             server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-            break
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            port += 1
-    server.run, server.page, server.lock = run, page, threading.Lock()
+        port += 1
+    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    server.page = page.replace("ABOUT", html.escape(json.dumps(about))).replace("NONCE", NONCE)
+    server.run, server.lock = run, threading.Lock()
     server.hosts = [f"{name}:{server.server_port}" for name in ("127.0.0.1", "localhost")]
     return server
 
 
 def main():
-    parser = Parser("Show a model at work, on a page in the browser.")
+    parser = Parser("Show a model at work, on a page in the browser. Ctrl-C ends it.")
     parser.add_argument("run", nargs="?", help="name or folder of the run (default: the newest)")
     parser.add_argument("--port", type=int, default=8000, help="or the next free (default: 8000)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     options = parser.parse_args()
-    with clear_errors():
-        if not 0 <= options.port <= 65_000:
-            raise ValueError("--port takes 0 to 65,000")
-        folder = find_run(options.run)
-        server = serve(folder, options.port)
-    address = f"http://{server.hosts[0]}"
-    print(f"{address} shows {folder}; Ctrl-C ends it")
+    with clear_errors((ValueError, OSError, OverflowError)):    # of a port above 65,535
+        server = serve(find_run(options.run), options.port)
+    print(f"http://{server.hosts[0]} shows it; Ctrl-C ends it")
     if not options.no_browser:
-        threading.Timer(0, webbrowser.open, [address]).start()
+        threading.Timer(0, webbrowser.open, [f"http://{server.hosts[0]}"]).start()
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 
