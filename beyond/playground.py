@@ -3,9 +3,8 @@ Playground: a page in the browser that shows a model at work, on any run.
 
 A text is shown as tokens, each coloured by its negative log-likelihood: how surprised the model is.
 Of the token in focus one sees what was expected in its place; where each head of each layer looked
-from it; and, by the logit lens, what would come next if the model stopped after a block: there the
-residual stream goes through the last norm and becomes logits. Then what does come next, what each
-strategy of sample.py cuts away from it, and the text as it is written, token by token.
+from it; and, by the logit lens, what would come next if the model stopped after a block. Then what
+does come next, what each strategy of sample.py cuts away from it, and the text as it is written.
 
     python -m beyond.playground nano
     python -m beyond.playground smollm2 --port 8080 --no-browser
@@ -104,12 +103,11 @@ def following(q, model, tokenizer):
 
 
 def write(q, model, tokenizer):
-    """Go on with a text: after each token, yield the new ones, and the text of all that were drawn,
-    before too: what sample.py writes behind the text at which the drawing began."""
+    """Go on, as sample.py does: after each token yield the new ones, and the text of all drawn."""
     pick, new, text = picker(1, q), [], ""
     for _ in range(q.drawn):
         pick(torch.zeros(1, model.config.vocab_size))       # uses up the random numbers of one
-    n = min(q.tokens, model.config.context_length - len(q.ids))
+    n = min(q.tokens, model.config.context_length - len(q.ids))     # so no window ever slides
     more = (new.append(i) or i for i, in generate(model, [q.ids], n, pick))
     for piece in stream(tokenizer, chain(q.ids[len(q.ids) - q.drawn:], more)):
         text += piece
@@ -123,15 +121,13 @@ POLICY = ("default-src 'none'; connect-src 'self'; img-src data:; frame-ancestor
 
 
 class Handler(BaseHTTPRequestHandler):
-    timeout = 60                                # seconds that a browser may keep us waiting
-    log_message = lambda *_: None               # noqa: E731, nothing is printed for a request
+    timeout, log_message = 60, lambda *_: None      # seconds to wait; nothing is printed
 
     def handle(self):
         with contextlib.suppress(ConnectionError, TimeoutError):    # the browser has gone
             super().handle()
 
     def reply(self, status, parts, kind="application/json"):
-        """Send the page, or lines of JSON as they come."""
         self.send_response(status)
         for header in (("Content-Type", f"{kind}; charset=utf-8"), ("Cache-Control", "no-store"),
                        ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", POLICY)):
@@ -180,8 +176,8 @@ def serve(folder, port):
         with contextlib.suppress(OSError):              # a port may be taken
             server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         port += 1
-    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    server.page = page.replace("ABOUT", html.escape(json.dumps(about))).replace("NONCE", NONCE)
+    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("NONCE", NONCE)
+    server.page = page.replace("ABOUT", html.escape(json.dumps(about)))
     server.run, server.lock = run, threading.Lock()
     server.hosts = [f"{name}:{server.server_port}" for name in ("127.0.0.1", "localhost")]
     return server
@@ -196,10 +192,8 @@ def main():
     with clear_errors((ValueError, OSError, OverflowError)):    # of a port above 65,535
         server = serve(find_run(options.run), options.port)
     print(f"http://{server.hosts[0]} shows it; Ctrl-C ends it")
-    if not options.no_browser:
-        threading.Timer(0, webbrowser.open, [f"http://{server.hosts[0]}"]).start()
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    options.no_browser or threading.Timer(0, webbrowser.open, [f"http://{server.hosts[0]}"]).start()
+    server.serve_forever()
 
 
 if __name__ == "__main__":

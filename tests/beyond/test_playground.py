@@ -175,7 +175,8 @@ def test_a_taken_port_and_ctrl_c(trained):
         said = page.stdout.readline()
         assert int(said.split()[0].rpartition(":")[2]) > port
         page.send_signal(signal.SIGINT)
-        assert page.communicate(timeout=20) == ("", "") and page.returncode == 0
+        assert page.communicate(timeout=20) == ("", "")
+        assert page.returncode in (0, -signal.SIGINT)       # which a shell calls 130
 
 
 # ---- In a real browser.
