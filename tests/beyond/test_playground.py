@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from http.client import HTTPConnection
 
@@ -75,6 +76,16 @@ def test_a_position_looks_back(server):
         assert [x for _, x in found["lens"][-1]] == pytest.approx(p.tolist(), abs=1e-5)
         assert [text for text, _ in found["lens"][-1]] == [visible(server.run[1].vocab[i])
                                                            for i in best]
+
+
+def test_questions_at_once_do_not_mix(server):
+    """As they would: to watch the model, /look puts watched operations in place of its own."""
+    ids = ids_of(server)
+    questions = [("/look", {"ids": ids, "at": n % 8}) if n % 2 else
+                 ("/write", {"ids": ids[:9], "seed": n % 8}) for n in range(48)]
+    alone = [ask(server, *question) for question in questions]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda question: ask(server, *question), questions)) == alone
 
 
 @pytest.mark.parametrize("arch", ARCHS)
