@@ -58,7 +58,8 @@ def test_tokens_are_scored_as_by_eval(server):
     nats = -log_p.gather(-1, targets[:, None])[:, 0]
     assert [row["nats"] for row in rows[1:]] == pytest.approx(nats.tolist(), abs=1e-5)
     for row, best in zip(rows[1:], log_p.argsort(descending=True), strict=True):
-        assert [text for text, _ in row["expected"]] == [visible(tokenizer.vocab[i]) for i in best[:5]]
+        five = [visible(tokenizer.vocab[i]) for i in best[:5]]
+        assert [text for text, _ in row["expected"]] == five
     _, empty = ask(server, "/read", {"text": ""})       # a document begins
     assert [row["id"] for row in empty["tokens"]] == [tokenizer.eot]
 
@@ -180,8 +181,8 @@ def test_a_taken_port_and_ctrl_c(trained):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        page = subprocess.Popen(command("beyond.playground", "first", "--no-browser", "--port", port),
-                                cwd=trained, env=ENVIRONMENT, stdout=subprocess.PIPE,
+        arguments = command("beyond.playground", "first", "--no-browser", "--port", port)
+        page = subprocess.Popen(arguments, cwd=trained, env=ENVIRONMENT, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True)
         said = page.stdout.readline()
         assert int(said.split()[0].rpartition(":")[2]) > port
@@ -192,7 +193,7 @@ def test_a_taken_port_and_ctrl_c(trained):
 
 # ---- In a real browser.
 
-CONTRAST = """() => {           // the least of all tokens, as WCAG reckons it
+CONTRAST = """() => {           // the least of any text, on the strongest colours
     const pen = document.createElement("canvas").getContext("2d");
     const light = colour => {
         pen.fillStyle = colour;
@@ -202,7 +203,9 @@ CONTRAST = """() => {           // the least of all tokens, as WCAG reckons it
         return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2] + 0.05;
     };
     return Math.min(...[...document.querySelectorAll(".token, td, .pale")].map(node => {
-        const style = getComputedStyle(node), paper = getComputedStyle(node.closest("section, body"));
+        node.style.setProperty("--heat", 1);
+        const style = getComputedStyle(node);
+        const paper = getComputedStyle(node.closest("section, body"));
         const clear = style.backgroundColor === "rgba(0, 0, 0, 0)";
         const two = [style.color, (clear ? paper : style).backgroundColor].map(light);
         return Math.max(...two) / Math.min(...two);
@@ -259,8 +262,11 @@ def test_in_chromium(tmp_path):
             see(page.locator("#text")).to_have_value(expected[:-1])
             see(page.locator("#command")).to_contain_text(f"--tokens {n} --top-k 3")
 
+        vocab = server.run[1].vocab
         attack = "<img src=x onerror=document.title='x'><script>0</script>"
         type_text(attack, attack)
+        vocab[vocab.index(b" green")] = attack.encode()         # all of it as one token, too
+        type_text("10 green", f"10{attack}")
         assert page.locator("img").count() == 0 and page.locator("script").count() == 1
         assert page.title() == "Playground: bpe" and said == []
 
