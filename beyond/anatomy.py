@@ -103,7 +103,7 @@ def memory(c, B, T, optimizer):
 
 
 @torch.no_grad()
-def operations(model, ids):
+def operations(model, ids, cache=None):
     """Let the model read ids; return what it did, a list of (name, inputs, result)."""
     c, ops, done = model.config, model.config.ops, []
 
@@ -115,18 +115,32 @@ def operations(model, ids):
 
     c.ops = SimpleNamespace(**{name: watched(name, f) for name, f in vars(ops).items()})
     try:
-        model(ids)
+        model(ids, cache)
     finally:
         c.ops = ops
     return done
 
 
+def attention_weights(done):
+    """From what operations() saw: how much each of T positions attended to each of S."""
+    seen = [inputs[:2] for name, inputs, _ in done if name == "attention"]
+    one = torch.eye(seen[0][1].shape[-2])       # where it stands for the values, weights come out
+    return torch.stack([attention(q, k, one.expand(*k.shape[:-1], -1))[0]
+                        for q, k in seen])                          # (n_layer, H, T, S)
+
+
+def logit_lens(model, done):
+    """From what operations() saw: the logits, had the model stopped before or after each block."""
+    normed = [inputs[0] for name, inputs, _ in done if name.endswith("norm") and len(inputs) > 1]
+    # The first norm of each block reads the residual stream, and so does the last norm of all.
+    x = model.norm(torch.cat(normed[::2]))                          # (n_layer + 1, T, C)
+    W_vocab = done[-1][1][1]                                        # (C, V), which came last
+    return model.config.ops.linear(x, W_vocab)                      # (n_layer + 1, T, V)
+
+
 def attention_maps(model, ids):
     """How much each position of ids (T,) attends to each other, in every head of every layer."""
-    one = torch.eye(len(ids))       # where this matrix stands for the values, the weights come out
-    return torch.stack([attention(q, k, one.expand(*k.shape[:-1], -1))[0]
-                        for q, k in (inputs[:2] for name, inputs, _ in operations(model, ids[None])
-                                     if name == "attention")])      # (n_layer, H, T, T)
+    return attention_weights(operations(model, ids[None]))          # (n_layer, H, T, T)
 
 
 def draw_attention(maps, tokens, path):

@@ -37,20 +37,25 @@ STRATEGIES = {      # in sample.py's order; the penalty, which looks at signs, b
     "repetition_penalty": repetition_penalty,
     "temperature": lambda logits, t, ids: temperature(logits, t) if t else top_k(logits, 1),
     "top_k": lambda logits, k, ids: top_k(logits, k or logits.shape[-1]),
-    "top_p": lambda logits, p, ids: top_p(logits, p),
+    "top_p": lambda logits, p, ids: top_p(logits, p) if p < 1 else logits,
     "min_p": lambda logits, p, ids: min_p(logits, p)}
 ALL = dict(repetition_penalty=1.2, temperature=0.8, top_k=8, top_p=0.9, min_p=0.2)
 
 
+def in_turn(logits, ids, values):
+    """The logits (1, V) after each strategy, which takes what the one before it has left."""
+    return {name: (logits := STRATEGIES[name](logits, x, ids)) for name, x in values.items()}
+
+
 def apply(logits, ids, values):
     """What each strategy makes of logits (1, V) after a text, and all together: name -> (V,)."""
-    found, together = {"the model": logits}, logits
+    found = {"the model": logits}
     found |= {"greedy": top_k(logits, 1)} if values == ALL else {}
     for name, x in values.items():
         shown = f"{name.removeprefix('repetition_').replace('_', '-')} {x:g}"
         found["greedy" if shown == "temperature 0" else shown] = STRATEGIES[name](logits, x, ids)
-        together = STRATEGIES[name](together, x, ids)
-    found |= {"together": together} if len(values) > 1 else {}
+    if len(values) > 1:
+        found["together"] = [*in_turn(logits, ids, values).values()][-1]
     return {name: torch.softmax(x[0], dim=-1) for name, x in found.items()}
 
 

@@ -180,6 +180,12 @@ def there(here):        # noqa: F811
     anatomy --attention first "a\udcff" -> surrogate
     anatomy --attention first "" -> no text
     anatomy --utilisation nobody -> nobody
+    playground nobody -> nobody
+    playground bare -> bare
+    playground first --port many -> --port
+    playground first --port 65536 -> 0-65535
+    playground first --port -1 -> 0-65535
+    playground first --device cpu -> --device
     pretrained -> model
     pretrained nowhere -> nowhere
     pretrained text.txt -> text.txt
@@ -465,7 +471,8 @@ def test_commands(command, says, there):
 
 
 ALL = ("bootstrap first --out x.png; memorised --run first; ngram --run first; "
-       "probabilities first; anatomy --attention first x; humaneval first --data he")   # load a run
+       "probabilities first; anatomy --attention first x; playground first --no-browser; "
+       "humaneval first --data he")   # load a run
 LAWS = "curves first --out x.png; anatomy --utilisation first"
 
 
