@@ -173,6 +173,9 @@ def refuse_impossible(way, c, o):
     cuts = {"data": {"batch_size": o.batch_size}, "sharded": {"batch_size": o.batch_size},
             "tensor": {name: getattr(c, name) for name in (
                 "n_head", "n_kv_head", "mlp_width", "vocab_size", "ngram_rows")}}
+    if c.dropout or c.activation_checkpointing:
+        raise ValueError("leave out --dropout and --activation-checkpointing: one process and "
+                         "several would not draw the same zeros, nor send as often")
     for name, n in cuts.get(way, {}).items():
         if n % WORLD:
             raise ValueError(f"{way}: {WORLD} ranks cannot share {name} {n} evenly")
@@ -201,7 +204,7 @@ def compare(ways, model, batch, o):
         weights, kept, sent = per_rank(way, model.config, *shape, WORLD, RANK, M)
         found["formula"] = {"states": 4 * 8 * weights, "activations": 8 * kept, "sent": 8 * sent}
         pairs = zip(trained.parameters(), make(way, learned, M).parameters())
-        found["differ"] = max((p - q).abs().max().item() for p, q in pairs if p.numel())
+        found["differ"] = max((p - q).abs().max().item() for p, q in pairs if p.requires_grad)
         found["turns"], ranks = getattr(trained, "steps", []), [None] * WORLD
         dist.all_gather_object(ranks, found)
         rows.append({"way": way, "losses": losses.tolist(), "ranks": ranks,

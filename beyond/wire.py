@@ -88,7 +88,7 @@ def measure(way, batch, steps, learning_rate):
 
     way.learn(batch) leaves gradients in way.parameters(), returns its share of the loss.
     """
-    weights, losses, found = [*way.parameters()], [], {}
+    weights, losses, found = [p for p in way.parameters() if p.requires_grad], [], {}
     optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.1)
     Saved.weights, Saved.most = {p.untyped_storage().data_ptr() for p in weights}, Saved.now
     for step in tqdm(range(steps), type(way).__name__, leave=False, disable=True if RANK else None):
@@ -98,7 +98,7 @@ def measure(way, batch, steps, learning_rate):
             losses.append(way.learn(partial(batch, step)))
         if step == 0:
             found = {"activations": Saved.most, "sent": sum(SENT.values())}
-            grads = sum(p.grad.nbytes for p in weights if p.grad is not None)
+            grads = sum(p.grad.nbytes for p in weights)
         optimizer.step()
         optimizer.zero_grad()
     losses = torch.tensor(losses)                               # (steps,)
