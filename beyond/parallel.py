@@ -40,7 +40,7 @@ import copy
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -172,7 +172,7 @@ def refuse_impossible(way, c, o):
     """What so many ranks cannot share is refused before the first message."""
     cuts = {"data": {"batch_size": o.batch_size}, "sharded": {"batch_size": o.batch_size},
             "tensor": {name: getattr(c, name) for name in (
-                "n_head", "n_kv_head", "mlp_width", "vocab_size", "ngram_rows")}}
+                "n_head", "n_kv_head", "mlp_width", "ngram_rows")}}
     if c.dropout or c.activation_checkpointing:
         raise ValueError("leave out --dropout and --activation-checkpointing: one process and "
                          "several would not draw the same zeros, nor send as often")
@@ -239,19 +239,22 @@ def main():
         o, ways, path = checked(Options, given), given["ways"], picture("parallel.png")
         if unknown := [way for way in ways if way not in [*WAYS][1:]]:
             raise ValueError(f"there is no way {unknown[0]!r}: choose {', '.join([*WAYS][1:])}")
-        corpus = load_corpus(prepare(checked(DataConfig, given)))
-        c = checked(GPTConfig, ARCHS[o.arch] | SMALL | given | {
-            "vocab_size": corpus.tokenizer.vocab_size})
-        if len(corpus.train) <= c.context_length:
-            raise ValueError(f"{corpus.folder} is no longer than --context-length")
+        c = checked(GPTConfig, ARCHS[o.arch] | SMALL | given)
         for way in ways:
             refuse_impossible(way, c, o)
-        torch.set_default_dtype(torch.float64)
-        torch.manual_seed(1)                                    # the same weights on every rank
-        model = make_model(asdict(c), o.batch_size)
         if "RANK" not in os.environ:
             raise ValueError("there is one process: torchrun --standalone --nproc_per_node 4 -m "
                              "beyond.parallel starts four")
+        corpus = load_corpus(prepare(checked(DataConfig, given)))
+        c = replace(c, vocab_size=corpus.tokenizer.vocab_size)
+        if "tensor" in ways and c.vocab_size % WORLD:
+            raise ValueError(f"tensor: {WORLD} ranks cannot share {c.vocab_size} tokens evenly: "
+                             "choose another --vocab-size")
+        if len(corpus.train) <= c.context_length:
+            raise ValueError(f"{corpus.folder} is no longer than --context-length")
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(1)                                    # the same weights on every rank
+        model = make_model(asdict(c), o.batch_size)
     dist.init_process_group("gloo")
     rows = compare(ways, model, partial(batch, corpus.train, o.batch_size, c.context_length, 1), o)
     schedules, shared = {}, os.cpu_count() < WORLD
@@ -260,15 +263,15 @@ def main():
         if steps[0]:
             schedules[row["way"]] = (own_cores if shared else list)(fastest(steps))
             row["idle"] = bubble(schedules[row["way"]])
-    if RANK == 0:
-        if given["json"]:
-            print(*map(json.dumps, rows), sep="\n")
-        else:
-            show(rows)
-        if schedules:
-            clock = "as if each rank had a core of its own" if shared else "by the clock"
-            draw_schedules(schedules, clock, path)
-            given["json"] or print(f"drew {path}, {clock}")
+    if RANK == 0 and schedules:
+        clock = "as if each rank had a core of its own" if shared else "by the clock"
+        draw_schedules(schedules, clock, path)
+    if RANK == 0 and given["json"]:
+        print(*map(json.dumps, rows), sep="\n")
+    elif RANK == 0:
+        show(rows)
+        for way, ranks in schedules.items():
+            print(f"{way}: a rank is idle for {bubble(ranks):.0%} of the time, {clock} ({path})")
     dist.barrier()
     dist.destroy_process_group()
     sys.exit(0)

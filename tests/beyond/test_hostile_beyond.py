@@ -464,13 +464,10 @@ def there(here):        # noqa: F811
     forgetting first --source text.txt --device tpu -> tpu
     parallel nobody -> nobody
     parallel alone -> alone
-    parallel --source nowhere -> nowhere
-    parallel --source bad -> bad/b.txt
     parallel --steps 0 -> steps
     parallel --steps many -> --steps
     parallel --learning-rate nan -> learning_rate
     parallel --n-embd 17 --source text.txt -> n_embd
-    parallel --context-length 99999 --source text.txt -> --context-length
     parallel --micro-batches 3 --source text.txt -> micro_batches
     parallel --dropout 0.1 --source text.txt -> --dropout
     parallel --resume -> --resume

@@ -106,16 +106,15 @@ def test_gradients_are_sent_while_backward_computes(monkeypatch):
 
 @pytest.mark.parametrize("flags, says", [
     (["tensor", "--n-head", "6", "--n-kv-head", "2", "--n-embd", "36"], "n_head 6"),
-    (["tensor", "--n-kv-head", "2"], "n_kv_head 2"), (["tensor", "--vocab-size", "301"], "vocab"),
+    (["tensor", "--n-kv-head", "2"], "n_kv_head 2"), (["tensor", "--vocab-size", "301"], "301"),
     (["1f1b", "--n-layer", "3"], "no block"), (["gpipe", "--micro-batches", "3"], "multiple"),
     (["data", "--batch-size", "6"], "batch_size 6"), (["sharded", "--batch-size", "2"], "share"),
-    (["data", "--dropout", "0.1"], "--dropout"), ([], "torchrun")])
-def test_what_cannot_be_shared_is_one_line(flags, says, copied, monkeypatch):
+    (["data", "--context-length", "99999"], "--context-length")])
+def test_what_cannot_be_shared_is_one_line(flags, says, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(parallel, "WORLD", 4)
-    try:
-        assert says in one_line("beyond.parallel", *FLAGS, *flags, cwd=copied)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    assert says in one_line("beyond.parallel", *FLAGS, *flags, cwd=tmp_path)
 
 
 def test_plan():
