@@ -242,9 +242,9 @@ def main():
         c = checked(GPTConfig, ARCHS[o.arch] | SMALL | given)
         for way in ways:
             refuse_impossible(way, c, o)
-        if "RANK" not in os.environ:
-            raise ValueError("there is one process: torchrun --standalone --nproc_per_node 4 -m "
-                             "beyond.parallel starts four")
+        if WORLD == 1:
+            raise ValueError("one process has nobody to share with: torchrun --standalone "
+                             "--nproc_per_node 4 -m beyond.parallel starts four")
         corpus = load_corpus(prepare(checked(DataConfig, given)))
         c = replace(c, vocab_size=corpus.tokenizer.vocab_size)
         if "tensor" in ways and c.vocab_size % WORLD:
@@ -271,7 +271,8 @@ def main():
     elif RANK == 0:
         show(rows)
         for way, ranks in schedules.items():
-            print(f"{way}: a rank is idle for {bubble(ranks):.0%} of the time, {clock} ({path})")
+            print(f"{way}: ranks are idle for {bubble(ranks):.0%} of the time, {clock}; "
+                  f"by formula {(WORLD - 1) / (o.micro_batches + WORLD - 1):.0%} ({path})")
     dist.barrier()
     dist.destroy_process_group()
     sys.exit(0)

@@ -14,12 +14,13 @@ M + R - 1 turns each rank is idle in R - 1: the bubble is (R-1)/(M+R-1), small i
 A rank sends B T C numbers to each neighbour, B texts of T tokens, C = n_embd. If one table turns
 ids into vectors and vectors into logits, both ends have it, and send each other its gradient.
 
-`torchrun --standalone --nproc_per_node 4 -m beyond.parallel` runs it and draws both schedules.
+    python -m beyond.pipeline --ranks 4 --micro-batches 8       # both schedules, as they should be
+    torchrun --standalone --nproc_per_node 4 -m beyond.parallel gpipe 1f1b      # runs, draws them
 
 Papers: GPipe (Huang et al., 2018); PipeDream (Narayanan et al., 2018), 1F1B.
 """
 from beyond.wire import receive, send
-from tokenizer import write_whole
+from tokenizer import Parser, clear_errors, write_whole
 from train import RANK, WORLD
 
 import copy
@@ -147,3 +148,30 @@ def draw_schedules(schedules, title, path):
         axes.invert_yaxis()
     axes.set(xlabel=f"milliseconds, {title}; blue: forward, orange: backward of a micro-batch")
     write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+
+
+def main():
+    parser = Parser("Print both schedules, where a forward takes one unit of time, a backward two.")
+    parser.add_argument("--ranks", type=int, default=4, metavar="R", help="(default: 4)")
+    parser.add_argument("--micro-batches", type=int, default=8, metavar="M", help="(default: 8)")
+    R, M = vars(parser.parse_args()).values()
+    with clear_errors():
+        if not (1 <= R <= 64 and 1 <= M <= 64):
+            raise ValueError("--ranks and --micro-batches take 1 to 64")
+    for name in ("gpipe", "1f1b"):
+        ranks = own_cores([[(what, m, 0, 0, 1 if what == "forward" else 2)
+                            for what, m in schedule(M, M if name == "gpipe" else R - r)]
+                           for r in range(R)])
+        held = M if name == "gpipe" else min(M, R)
+        print(f"{name}: idle for {bubble(ranks):.0%} of the time; rank 0 holds {held} micro-batches")
+        for r, turns in enumerate(ranks):
+            line, width = "", len(str(M)) + 1
+            for what, m, began, ended, _ in turns:
+                mark = f"{m + 1:>{width - 1}}" + ("+" if what == "forward" else "-")
+                line = line.ljust(int(began) * width) + mark.ljust(int(ended - began) * width, "-")
+            print(f"    rank {r}  {line}")
+    print("+ forward, - backward of a micro-batch")
+
+
+if __name__ == "__main__":
+    main()

@@ -20,12 +20,14 @@ In all a rank sends 2 (R-1)/R (B T C (4 n_layer + 1 + ngram) + 3 B T) numbers in
 much, and each product waits for it: it is for ranks inside one machine. What is not cut (norms,
 learned positions, the residual stream) is the same on every rank.
 
-`torchrun --standalone --nproc_per_node 4 -m beyond.parallel tensor` runs it.
+    python -m beyond.tensor --arch gpt2 --ranks 4       # what is cut, and how
+    torchrun --standalone --nproc_per_node 4 -m beyond.parallel tensor      # runs it
 
 Paper: Megatron-LM (Shoeybi et al., 2019).
 """
 from beyond.wire import all_reduce, loss_of
-from model import linear
+from model import ARCHS, GPT, GPTConfig, linear
+from tokenizer import Parser, clear_errors
 from train import RANK, WORLD
 
 from dataclasses import replace
@@ -117,17 +119,17 @@ def cut_config(c, R):
     return part
 
 
-def cut(c, name, x):
-    """The part of a weight that this rank keeps; norms and positions are whole on every rank."""
+def cut(c, name, x, rank, R):
+    """The part of a weight that a rank keeps; norms and positions are whole on every rank."""
     qkv = [n * c.head_size for n in (c.n_head, c.n_kv_head, c.n_kv_head)]
     up = [c.mlp_width] * (2 if c.activation == "swiglu" else 1)
     columns = {"W_qkv": qkv, "b_qkv": qkv, "W_up": up, "b_up": up, "W_vocab": [c.vocab_size]}
     if name in columns:     # of queries, keys and values each, and of swiglu's halves
-        parts = [piece.chunk(WORLD, dim=-1)[RANK] for piece in x.split(columns[name], dim=-1)]
+        parts = [piece.chunk(R, dim=-1)[rank] for piece in x.split(columns[name], dim=-1)]
         return torch.cat(parts, dim=-1)
     if name in ("W_out", "W_down", "token_table", "ngram_table"):
-        return x.chunk(WORLD)[RANK]
-    return None if name in ("b_out", "b_down") and RANK else x      # in a sum, a bias counts once
+        return x.chunk(R)[rank]
+    return None if name in ("b_out", "b_down") and rank else x      # in a sum, a bias counts once
 
 
 class TensorParallel(nn.Module):
@@ -139,7 +141,7 @@ class TensorParallel(nn.Module):
         c, part = model.config, cut_config(model.config, WORLD)
         for module in model.modules():
             for name, p in [*module.named_parameters(recurse=False)]:
-                kept = cut(c, name, p.detach())
+                kept = cut(c, name, p.detach(), RANK, WORLD)
                 setattr(module, name, kept if kept is None else nn.Parameter(kept.clone()))
         for block in model.blocks:
             block.config = part
@@ -153,3 +155,26 @@ class TensorParallel(nn.Module):
         loss = loss_of(self.model, *batch(0, 1))                # (), the same on all ranks
         loss.backward()
         return loss.item() / WORLD
+
+
+def main():
+    parser = Parser("Show which part of each weight a rank keeps, for a model of the default size.")
+    parser.add_argument("--arch", choices=ARCHS, default="modern", help="(default: modern)")
+    parser.add_argument("--ranks", type=int, default=2, metavar="R", help="(default: 2)")
+    o = parser.parse_args()
+    with clear_errors():
+        c = GPTConfig(**ARCHS[o.arch])
+        if o.ranks < 1 or c.n_kv_head % o.ranks or c.mlp_width % o.ranks:
+            raise ValueError(f"{o.ranks} ranks cannot share {c.n_kv_head} heads of keys and values "
+                             f"and an MLP of {c.mlp_width} numbers evenly")
+    with torch.device("meta"):      # shapes without numbers
+        weights = [(name, p) for name, p in GPT(c).named_parameters() if "blocks.1." not in name]
+    print(f"{'weight':20}{'whole':>16}{'rank 0 keeps':>16}{'the last rank':>16}")
+    for name, p in weights:
+        parts = (cut(c, name.split(".")[-1], p, r, o.ranks) for r in (0, o.ranks - 1))
+        shapes = ("-" if x is None else str(tuple(x.shape)) for x in (p, *parts))
+        print(f"{name:20}" + "".join(f"{shape:>16}" for shape in shapes))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,12 +13,18 @@ each sends only to the next, a rank sends:
 However many ranks there are, an all_reduce sends less than 2n. These bytes are counted here. What a
 library really sends may differ: gloo, for CPUs, does a reduce_scatter by way of an all_reduce.
 
+    torchrun --standalone --nproc_per_node 2 -m beyond.wire     # how fast are they here?
+
 Paper: Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations (Patarasuk and Yuan,
 2009). beyond/parallel.py uses all of these.
 """
+from tokenizer import Parser, clear_errors
 from train import RANK, WORLD
 
 import contextlib
+import os
+import sys
+import time
 from collections import Counter
 from functools import partial
 
@@ -106,3 +112,36 @@ def measure(way, batch, steps, learning_rate):
     means = (x for state in optimizer.state.values() for x in state.values() if x.dim())
     found["states"] = sum(p.nbytes for p in weights) + grads + sum(x.nbytes for x in means)
     return found | {"losses": losses.tolist()}
+
+
+def main():
+    Parser("Time the messages among the ranks that torchrun has started.").parse_args()
+    with clear_errors():
+        if WORLD == 1:
+            raise ValueError("one process has nobody to send to: torchrun --standalone "
+                             "--nproc_per_node 2 -m beyond.wire starts two")
+    dist.init_process_group("gloo")
+    for message in (all_gather, reduce_scatter, all_reduce):
+        for n in (2 ** 10, 2 ** 22):
+            x, best = torch.zeros(n * WORLD), float("inf")      # float32
+            for _ in range(10):
+                dist.barrier()
+                SENT.clear()
+                began = time.perf_counter()
+                message(x)
+                best = min(best, time.perf_counter() - began)
+            sent = sum(SENT.values())
+            if RANK == 0:
+                print(f"{message.__name__:16}{sent / 1e6:10.3f} MB sent{1e6 * best:12,.0f} us"
+                      f"{sent / best / 1e9:8.2f} GB a second")
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SystemExit as stopped:       # gloo's threads may keep Python from ending by itself
+        sys.stdout.flush()
+        os._exit(stopped.code or 0)

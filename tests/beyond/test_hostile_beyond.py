@@ -472,6 +472,13 @@ def there(here):        # noqa: F811
     parallel --dropout 0.1 --source text.txt -> --dropout
     parallel --resume -> --resume
     parallel --source text.txt -> torchrun
+    wire 1 -> 1
+    wire -> torchrun
+    tensor --ranks 3 -> 3 ranks
+    tensor --ranks 0 -> 0 ranks
+    tensor --arch gpt5 -> gpt5
+    pipeline --ranks 0 -> --ranks
+    pipeline --micro-batches 65 -> --micro-batches
     plan 7B -> 7B
     plan --gpus 7 -> --gpus
     plan --gpus 0 -> --gpus

@@ -1,12 +1,15 @@
 """Shared in any way, a model learns what one process's does; its ranks keep and send what is said."""
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import data
 from beyond import parallel, pipeline, plan
-from conftest import TEXT, one_line, run
+from conftest import ENVIRONMENT, TEXT, one_line, run
 from model import ARCHS, GPT, GPTConfig
 
 FLAGS = ["--source", "text.txt", "--vocab-size", "300", "--n-embd", "32", "--context-length", "32",
@@ -67,6 +70,35 @@ def test_any_number_of_ranks_learns_what_one_learns(arch, ranks, tmp_path):
         assert one[rank] == pytest.approx(gpipe[rank] * (ranks - rank) / 4, rel=0.03)
 
 
+LOOPBACK = """
+import fcntl, re, socket, struct, subprocess, sys
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 73))    # the device is up
+for steps in ("1", "6"):
+    subprocess.run([*sys.argv[1:], "--steps", steps], check=True)
+    print(re.search(r"lo: *([0-9]+)", open("/proc/net/dev").read())[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_the_kernel_counts_the_same_bytes(tmp_path):
+    """In a network of its own, what the loopback device carries. (Not sharded: gloo's reduce_scatter
+    is an all_reduce.)"""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rn", "true"]).returncode:
+        pytest.skip("no network of one's own here")
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+                "--master_addr", "127.0.0.1", "--master_port", "29511", "-m", "beyond.parallel",
+                "data", "tensor", "1f1b", *FLAGS, "--json"]
+    done = subprocess.run(["unshare", "-rn", sys.executable, "-c", LOOPBACK, *torchrun], text=True,
+                          cwd=tmp_path, env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"},
+                          capture_output=True)
+    lines = done.stdout.splitlines()
+    one, *_, six = [int(line) for line in lines if line.isdigit()]
+    said = sum(rank["sent"] for line in lines[:4] for rank in json.loads(line)["ranks"])
+    carried = (six - one - one) / 5                             # in a step, of six less one
+    assert said <= carried <= 1.05 * said, done.stderr          # headers are in it, too
+
+
 @pytest.mark.parametrize("M, R", [(8, 4), (4, 2), (3, 3), (1, 2), (2, 4)])
 def test_the_bubble_is_what_the_formula_says(M, R):
     """If each forward lasts one unit of time, each backward two; and what is held is M, or R - r."""
@@ -112,7 +144,6 @@ def test_gradients_are_sent_while_backward_computes(monkeypatch):
     (["data", "--context-length", "99999"], "--context-length")])
 def test_what_cannot_be_shared_is_one_line(flags, says, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(parallel, "WORLD", 4)
     assert says in one_line("beyond.parallel", *FLAGS, *flags, cwd=tmp_path)
 
