@@ -163,7 +163,7 @@ def main():
                             for what, m in schedule(M, M if name == "gpipe" else R - r)]
                            for r in range(R)])
         held = M if name == "gpipe" else min(M, R)
-        print(f"{name}: idle for {bubble(ranks):.0%} of the time; rank 0 holds {held} micro-batches")
+        print(f"{name}: idle {bubble(ranks):.0%} of the time; rank 0 holds {held} micro-batches")
         for r, turns in enumerate(ranks):
             line, width = "", len(str(M)) + 1
             for what, m, began, ended, _ in turns:

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,3 +159,9 @@ def test_plan():
         twice = c.n_embd * c.vocab_size * c.tie_embeddings
         assert sum(plan.per_rank("1f1b", c, 8, 9, 4, r)[0] for r in range(4)) == n + twice
         assert plan.per_rank("data", c, 8, 9, 4)[2] == 1.5 * n
+    o = SimpleNamespace(batch=2 ** 22, texts=1, share=0.5, gpu="A100", inside=300, across=25)
+    n, row = shapes[0], plan.plan(plan.MODELS["7B"], 1, 1, 512, False, o)
+    assert row["states_GB"] == pytest.approx(16e-9 * n)
+    assert row["sends"] == pytest.approx(2 * 511 / 512 * 2 * n / 25e9)
+    sharded = plan.plan(plan.MODELS["7B"], 1, 1, 512, True, o)     # 2 texts, each gathered for
+    assert sharded["sends"] == pytest.approx(3 * row["sends"])
