@@ -241,7 +241,7 @@ class Block(nn.Module):
 
     def attention(self, x, rotation=None, cache=None, layer=0):
         """Each position gathers what it needs from the positions before it."""
-        c, (B, T, C) = self.config, x.shape
+        c, (B, T, _) = self.config, x.shape
         H, G, D = c.n_head, c.n_kv_head, c.head_size
         qkv = c.ops.linear(x, self.W_qkv, self.b_qkv)           # (B, T, (H + 2G) D)
         qk, v = qkv.view(B, T, H + 2 * G, D).split([H + G, G], dim=2)
@@ -254,7 +254,7 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)                    # (B, G, S, D) each
         y = c.ops.attention(q, k, v, c.dropout * self.training)     # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, T, C), heads side by side
+        y = y.transpose(1, 2).flatten(2)                        # (B, T, C), heads side by side
         return c.ops.linear(y, self.W_out, self.b_out)          # (B, T, C)
 
     def mlp(self, x):

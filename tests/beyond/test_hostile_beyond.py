@@ -465,7 +465,33 @@ def there(here):        # noqa: F811
     forgetting first --source text.txt --out text.txt -> text.txt
     forgetting first --source text.txt --name a/b -> a/b
     forgetting first --source text.txt --name .. -> ..
-    forgetting first --source text.txt --device tpu -> tpu"""))
+    forgetting first --source text.txt --device tpu -> tpu
+    parallel nobody -> nobody
+    parallel alone -> alone
+    parallel --steps 0 -> steps
+    parallel --steps many -> --steps
+    parallel --learning-rate nan -> learning_rate
+    parallel --n-embd 17 --source text.txt -> n_embd
+    parallel --micro-batches 3 --source text.txt -> micro_batches
+    parallel --dropout 0.1 --source text.txt -> --dropout
+    parallel --resume -> --resume
+    parallel --source text.txt -> torchrun
+    wire 1 -> 1
+    wire -> torchrun
+    tensor --ranks 3 -> 3 ranks
+    tensor --ranks 0 -> 0 ranks
+    tensor --arch gpt5 -> gpt5
+    pipeline --ranks 0 -> --ranks
+    pipeline --micro-batches 65 -> --micro-batches
+    plan 7B -> 7B
+    plan --gpus 7 -> --gpus
+    plan --gpus 0 -> --gpus
+    plan --gpus many -> --gpus
+    plan --gpus 4096 -> --batch
+    plan --gpu TPU -> --gpu
+    plan --share 0 -> --share
+    plan --across nan -> --across
+    plan --texts -1 -> --texts"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
@@ -481,7 +507,7 @@ LAWS = "curves first --out x.png; anatomy --utilisation first"
     *((f"{name}.png", FOLDER, command, name) for name, command in (
         ("curves", "curves first"), ("ablation", "ablation --source text.txt"),
         ("runs/first/bootstrap", "bootstrap first"), ("probabilities", "probabilities --plot"),
-        ("attention", "anatomy --attention first bottle"))),
+        ("attention", "anatomy --attention first bottle"), ("parallel", "parallel"))),
     *table(CONFIG, f"{ALL}; {LAWS}", *((how, "config.json") for how in (
         b"", b"[]", DEEP, put("model", None), put("train", 3)))),
     *table(CONFIG, f"{ALL}; anatomy --utilisation first",
