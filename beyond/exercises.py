@@ -2,9 +2,8 @@
 Exercises: write the road's functions yourself, let its tests judge, then change what you know.
 
 Who has read a function understands it; who has written it knows it. Here are some twenty of the
-road, in reading order: what each takes and returns, a hint, and the tests that prove it. These are
-the project's own: they run with your function in the place of ours, one at a time, and say where
-it first differs. No file of ours is changed.
+road, in reading order: what each takes and returns, a hint, the tests that prove it. pytest runs
+these with your function in the place of ours, one at a time, and says where it first differs.
 
     python -m beyond.exercises model            # what there is to write and to try in model.py
     python -m beyond.exercises --start my.py    # a file to begin with: signatures, nothing in them
@@ -94,10 +93,8 @@ RUN = ("python train.py --ngram 1 --context-length 64 --batch-size 16 --steps 30
        "--eval-tokens 16384 --kernels raw --name ")
 EXPERIMENTS = {     # of each file: a question; a piece of code, and what to put there; a command
     "tokenizer": [
-        ("Is a larger vocabulary better, and what does it cost?", "", "",
-         RUN + "merges-4096 --vocab-size 4096"),
-        ("Are words better than pieces of words? Are characters?", "", "",
-         RUN + "characters --tokenizer char"),
+        ("Are more merges better?", "", "", RUN + "merges-4096 --vocab-size 4096"),
+        ("Are single characters better tokens?", "", "", RUN + "characters --tokenizer char"),
         ("Why does a word take the space before it along?", r"| ?\p{L}+|", r"|\p{L}+|",
          RUN + "spaces-apart")],
     "data": [
@@ -121,8 +118,7 @@ EXPERIMENTS = {     # of each file: a question; a piece of code, and what to put
         ("What is the KV cache worth?",
          "if cache is None:", "if True:", "time python sample.py nano --tokens 250")],
     "train": [
-        ("Ten times the learning rate: ten times as fast?", "", "",
-         RUN + "fast --learning-rate 3e-2"),
+        ("Is ten times the learning rate faster?", "", "", RUN + "fast --learning-rate 3e-2"),
         ("What is Muon worth?", "", "", RUN + "adamw --optimizer adamw"),
         ("Why does the learning rate fall?",
          'c.learning_rate * (cosine if c.decay == "cosine" else left)', "c.learning_rate",
@@ -137,8 +133,7 @@ EXPERIMENTS = {     # of each file: a question; a piece of code, and what to put
 }
 ORIGINAL = {name: vars(place)[name] for name, (place, *_) in EXERCISES.items()}
 FILE = {name: inspect.unwrap(f).__module__ for name, f in ORIGINAL.items()}     # such as model
-DOC = {name: inspect.cleandoc(f.__doc__ or EXERCISES[name][0].__doc__)      # or that of its class
-       for name, f in ORIGINAL.items()}
+DOC = {n: inspect.cleandoc(f.__doc__ or EXERCISES[n][0].__doc__) for n, f in ORIGINAL.items()}
 START = """'My own GPT. pytest --mine={} judges what no longer raises NotImplementedError.'
 import math
 from collections import Counter, defaultdict
@@ -194,8 +189,8 @@ def main():
             stubs = [stub(name) for name in EXERCISES if FILE[name] in files]
             text = "\n\n".join([START.format(Path(options.start).name), *stubs])
             write_whole(options.start, lambda file: file.write(text.encode()))
-            return print(f"{options.start} has {len(stubs)} functions for you to write. Which are "
-                         f"right so far, says   pytest --mine={options.start}")
+            return print(f"{options.start} has {len(stubs)} functions to write. Which are right: "
+                         f"pytest --mine={options.start}")
         for file in files:
             show(file)
         print(f"The run to compare theirs with, made once:\n    {RUN}base")

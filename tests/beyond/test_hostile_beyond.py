@@ -461,7 +461,15 @@ def there(here):        # noqa: F811
     forgetting first --source text.txt --out text.txt -> text.txt
     forgetting first --source text.txt --name a/b -> a/b
     forgetting first --source text.txt --name .. -> ..
-    forgetting first --source text.txt --device tpu -> tpu"""))
+    forgetting first --source text.txt --device tpu -> tpu
+    exercises models -> models
+    exercises "" -> no file of the road
+    exercises --start text.txt -> text.txt is there
+    exercises --start "" -> is there
+    exercises --start empty -> empty is there
+    exercises --start nowhere/my.py -> nowhere/my.py
+    exercises model --start -> --start
+    exercises --begin my.py -> --begin"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
