@@ -51,6 +51,10 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("in_place_of_ours", names, indirect=True)
 
 
+def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if "-fused" not in item.name]    # those twins are PyTorch's
+
+
 @pytest.fixture(autouse=True)
 def in_place_of_ours(request, monkeypatch):
     name = request.param
@@ -88,40 +92,44 @@ def shown(x):
 def first_difference(got, expected, where=""):
     """Where in two values is the first that differs, and in what?"""
     got, expected = (getattr(x, "expected", x) for x in (got, expected))        # of approx()
-    lists = all(isinstance(x, (list, tuple)) for x in (got, expected))
-    tensors = all(torch.is_tensor(x) and x.dim() for x in (got, expected))
-    if tensors and "shape" not in where:
-        where = f"{where} of shape {tuple(got.shape)}, at ".lstrip()
-    if lists or tensors and got.shape == expected.shape:
+    both = lambda *kinds: isinstance(got, kinds) and isinstance(expected, kinds)
+    keys = ()
+    if both(torch.Tensor) and got.shape == expected.shape != ():
+        keys = range(len(got))
+        where += "" if "shape" in where else f" of shape {tuple(got.shape)}, at "
+    elif both(list, tuple):
         keys = range(min(len(got), len(expected)))
-    else:
-        keys = got if isinstance(got, dict) and got.keys() == expected.keys() else ()
+    elif both(dict):
+        keys = [key for key in got if key in expected]
     for key in keys:
         if differ(got[key], expected[key]):
             return first_difference(got[key], expected[key], f"{where}[{key!r}]")
-    return f"{where}: " * bool(where) + f"expected {shown(expected)}, got {shown(got)}"
+    return f"{where}: expected {shown(expected)}, got {shown(got)}".lstrip(": ")
 
 
 def explain(error, path):
-    """What is wrong, in a line: the first difference, if values were compared, or the test's line
-    that does not hold, or the error and the line of the reader's file that it comes from."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    lines = traceback.extract_tb(error.__traceback__)
+    """What is wrong, in a line: the first difference, if values were compared, or the error and
+    the line of the reader's file that it comes from."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "assert_close":
             return first_difference(frame.f_locals["actual"], frame.f_locals["expected"])
     if isinstance(error, AssertionError):
-        return first_difference(*COMPARED) if COMPARED else lines[-1].line
-    theirs = [f" (line {line.lineno})" for line in lines if line.filename == path]
-    return f"{type(error).__name__}: {error}".split("\n")[0] + "".join(theirs[-1:])
+        return first_difference(*COMPARED) if COMPARED else "does not hold"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    at = "".join(f" (line {n})" for n in lines[-1:])
+    return f"{type(error).__name__}: {error}".split("\n")[0] + at
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report, name = (yield), item.callspec.params["in_place_of_ours"]
-    if report.failed:
-        FAILED.setdefault(name, (item.name, explain(call.excinfo.value, item.config.option.mine)))
+    if report.failed and name not in FAILED:
+        error = call.excinfo.value
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        asked = [f.line for f in frames if f.name == item.originalname][-1:]    # the test's line
+        FAILED[name] = [item.name, *asked, explain(error, item.config.option.mine)]
     PASSED[name] += report.when == "call" and report.passed
     return report
 
@@ -131,11 +139,10 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("your functions in the place of ours")
     for name in DONE:
         if name in FAILED:
-            test, difference = FAILED[name]
-            say(f"{name:16}no    {test}")
-            say(textwrap.indent(textwrap.fill(difference, 78), " " * 22))
+            said = "\n".join(textwrap.fill(line, 82) for line in FAILED[name])
+            say(f"{name:14}no  " + textwrap.indent(said, " " * 18).lstrip())
         else:
-            say(f"{name:16}" + (f"yes   {PASSED[name]} tests passed" if PASSED[name] else
-                                "?     no test ran: pip install -r tests/requirements.txt"))
+            say(f"{name:14}" + (f"yes {PASSED[name]:2} passed" if PASSED[name] else
+                                "?   no test ran: pip install -r tests/requirements.txt"))
     todo = [name for name in EXERCISES if name not in DONE]
     say(textwrap.fill(f"still to do: {', '.join(todo) or 'nothing'}", 100))
