@@ -1,13 +1,13 @@
-"""The experiments of beyond/exercises.py, each run as it says, in a copy of the project; the figures
-and pictures of docs/experiments.md. It takes the run nano, and some twenty minutes on one core.
+"""The experiments of beyond/exercises.py, each run as it says, in a copy of the project: the
+figures and pictures of docs/experiments.md. It takes the run nano, and half an hour on one core.
 
-    python tests/bench_exercises.py FOLDER      # copies and runs are kept there; docs/ gets pictures
+    python tests/bench_exercises.py FOLDER      # where runs are kept, and not made again
 """
+import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ if not (OUT / "corpora").exists():
 
 
 def run(command, file="eval", old="", new=""):
-    """What a command prints, and the seconds it takes, where a piece of code is another."""
+    """What a command prints, and the seconds of CPU it takes, where a piece of code is another."""
     tree = OUT / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "runs", "corpora", "tests"))
@@ -34,13 +34,13 @@ def run(command, file="eval", old="", new=""):
         (tree / name).symlink_to(OUT / name)
     code = (tree / f"{file}.py").read_text(encoding="utf-8")
     (tree / f"{file}.py").write_text(code.replace(old, new) if old else code, encoding="utf-8")
-    command = command.removeprefix("time ").split()
-    began = time.perf_counter()
+    command, before = command.removeprefix("time ").split(), os.times()
     done = subprocess.run([sys.executable, *command[1:]], cwd=tree, capture_output=True, text=True)
-    seconds = time.perf_counter() - began
+    after = os.times()
     print(f"\n$ {' '.join(command)}    # {file}.py: {old} -> {new}\n{done.stdout}{done.stderr}",
           flush=True)
-    return done.stdout, seconds
+    return done.stdout, after.children_user + after.children_system - (
+        before.children_user + before.children_system)
 
 
 def trained(command, *change):
@@ -72,41 +72,52 @@ for file in ("model", "train", "data", "tokenizer"):
     draw_curves(runs, [folder.name for folder in folders], ROOT / f"docs/experiments-{file}.png",
                 unit=unit)
 
-figure = Figure(figsize=(9, 3.6), layout="constrained")
-left, right = figure.subplots(1, 2)
-spelling, greedy, cache = EXPERIMENTS["sample"]
-heat = (0.2, 0.5, 0.8, 1.0, 1.5, 2.0)
-known = [float(re.search(r"([\d.]+)% of them", run(spelling[3].replace("1.5", str(t)))[0])[1])
-         for t in heat]
-left.plot(heat, known, "o-", label="words that are words")
-texts = [run(greedy[3].replace("temperature 0", f"temperature {t}"))[0] for t in (0, *heat)]
-lines = [[line for line in text.splitlines() if line] for text in texts]
-left.plot((0, *heat), [100 * len(set(x)) / len(x) for x in lines], "o-", label="lines that are new")
-left.set(xlabel="temperature", ylabel="%")
-for label, change in (("with the cache", ()), ("without", ("sample", *cache[1:3]))):
-    n = (50, 100, 150, 200, 250)
-    right.plot(n, [run(cache[3].replace("250", str(k)), *change)[1] for k in n], "o-", label=label)
-    print(label, right.lines[-1].get_ydata())
-right.set(xlabel="tokens written", ylabel="seconds, with the start")
-print("sample", known, [line.get_ydata() for line in left.lines])
-for axes in (left, right):
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-save(figure, "sample")
+def panels(file, labels):
+    """Two axes of the picture of a file, and how to be done with them."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (x, y) in zip(figure.subplots(1, 2), labels):
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid(alpha=0.3)
 
-figure = Figure(figsize=(9, 3.6), layout="constrained")
-left, right = figure.subplots(1, 2)
-window, english, rank = EXPERIMENTS["eval"]
-Ts, ks = (1, 4, 16, 64, 256), (1, 5, 50, 200, 500)
-left.plot(Ts, [column(3, window[3], "eval", window[1], window[2].replace("16", str(T)))
-               for T in Ts], "o-", label="plays it has never seen")
-left.axhline(column(3, english[3]), color="C1", label="README.md, window of 256")
-left.set(xlabel="window, in tokens", ylabel="bits per byte", xscale="log")
-right.plot(ks, [column(6, rank[3], "eval", rank[1], rank[2].replace("50", str(k))) for k in ks],
-           "o-", label="the token is among the first k")
-right.set(xlabel="k", ylabel="%", xscale="log")
-print("eval", [line.get_ydata() for axes in (left, right) for line in axes.lines])
+    def done():
+        for axes in figure.axes:
+            axes.legend(frameon=False)
+            print(file, [(line.get_label(), line.get_xdata(), line.get_ydata())
+                         for line in axes.lines])
+        figure.savefig(ROOT / f"docs/experiments-{file}.png", dpi=100)
+    return *figure.axes, done
+
+
+left, right, done = panels("sample", [
+    ("temperature", "%"), ("tokens written", "seconds of CPU, with the start")])
+(*_, spell), (*_, greedy), (_, *change, write) = EXPERIMENTS["sample"]
+heat, n = (0.2, 0.5, 1.0, 1.5, 2.0), (50, 150, 250)
+said = [run(spell.replace("1.5", str(t)))[0] for t in heat]
+left.plot(heat, [float(re.search(r"([\d.]+)% of them", text)[1]) for text in said], "o-",
+          label="words that are words")
+lines = [[line for line in run(greedy.replace("temperature 0", f"temperature {t}"))[0].splitlines()
+          if line] for t in (0, *heat)]
+left.plot((0, *heat), [100 * len(set(x)) / len(x) for x in lines], "o-", label="different lines")
+for label, how in (("with the cache", ()), ("without", ("sample", *change))):
+    right.plot(n, [run(write.replace("250", str(k)), *how)[1] for k in n], "o-", label=label)
+done()
+
+left, right, done = panels("eval", [("window, in tokens", "bits per byte"), ("k", "%")])
+(_, *window, measure), (*_, english), (_, *rank, _) = EXPERIMENTS["eval"]
+
+
+def row(command, *change):
+    """The figures of eval.py: loss, perplexity, bits per byte and character, top-1 and top-5."""
+    return [float(x.rstrip("%")) for x in run(command, "eval", *change)[0].splitlines()[1].split()[
+        1:7]]
+
+
+usual, Ts, ks = row(measure), (4, 16, 64), (50, 500)
+bits = [row(measure, window[0], window[1].replace("16", str(T)))[2] for T in Ts]
+left.plot((*Ts, 256), [*bits, usual[2]], "o-", label="plays it has never seen")
+left.axhline(row(english)[2], color="C1", label="README.md, window 256")
+top = [row(measure, rank[0], rank[1].replace("50", str(k)))[5] for k in ks]
+right.plot((1, 5, *ks), [*usual[4:], *top], "o-", label="the token is among the first k")
 for axes in (left, right):
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-save(figure, "eval")
+    axes.set_xscale("log")
+done()
