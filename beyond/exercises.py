@@ -116,7 +116,7 @@ EXPERIMENTS = {     # of each file: a question; a piece of code, and what to put
         ("Why not always take the most probable token?", "", "",
          "python sample.py nano --temperature 0 --tokens 400"),
         ("What is the KV cache worth?",
-         "if cache is None:", "if True:", "time python sample.py nano --tokens 250")],
+         "if cache is None:", "if True:", "time python sample.py nano --tokens 1000")],
     "train": [
         ("Is ten times the learning rate faster?", "", "", RUN + "fast --learning-rate 3e-2"),
         ("What is Muon worth?", "", "", RUN + "adamw --optimizer adamw"),

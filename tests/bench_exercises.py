@@ -91,7 +91,7 @@ def panels(file, labels):
 left, right, done = panels("sample", [
     ("temperature", "%"), ("tokens written", "seconds of CPU, with the start")])
 (*_, spell), (*_, greedy), (_, *change, write) = EXPERIMENTS["sample"]
-heat, n = (0.2, 0.5, 1.0, 1.5, 2.0), (50, 150, 250)
+heat, n = (0.2, 0.5, 1.0, 1.5, 2.0), (100, 400, 700, 1000)
 said = [run(spell.replace("1.5", str(t)))[0] for t in heat]
 left.plot(heat, [float(re.search(r"([\d.]+)% of them", text)[1]) for text in said], "o-",
           label="words that are words")
@@ -99,7 +99,7 @@ lines = [[line for line in run(greedy.replace("temperature 0", f"temperature {t}
           if line] for t in (0, *heat)]
 left.plot((0, *heat), [100 * len(set(x)) / len(x) for x in lines], "o-", label="different lines")
 for label, how in (("with the cache", ()), ("without", ("sample", *change))):
-    right.plot(n, [run(write.replace("250", str(k)), *how)[1] for k in n], "o-", label=label)
+    right.plot(n, [run(write.replace("1000", str(k)), *how)[1] for k in n], "o-", label=label)
 done()
 
 left, right, done = panels("eval", [("window, in tokens", "bits per byte"), ("k", "%")])
@@ -115,7 +115,7 @@ def row(command, *change):
 usual, Ts, ks = row(measure), (4, 16, 64), (50, 500)
 bits = [row(measure, window[0], window[1].replace("16", str(T)))[2] for T in Ts]
 left.plot((*Ts, 256), [*bits, usual[2]], "o-", label="plays it has never seen")
-left.axhline(row(english)[2], color="C1", label="README.md, window 256")
+print("README.md", row(english))
 top = [row(measure, rank[0], rank[1].replace("50", str(k)))[5] for k in ks]
 right.plot((1, 5, *ks), [*usual[4:], *top], "o-", label="the token is among the first k")
 for axes in (left, right):
