@@ -36,7 +36,7 @@ SMALL = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--context-length"
 
 def pytest_addoption(parser):
     parser.addoption("--mine", metavar="FILE", help="put the functions of this file in the place "
-                     "of ours, and prove those: see beyond/exercises.py")
+                     "of ours, and judge those; written with the =: --mine=my.py")
 
 
 def pytest_configure(config):
