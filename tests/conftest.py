@@ -34,11 +34,18 @@ SMALL = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--context-length"
          "--device", "cpu"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--mine", metavar="FILE", help="put the functions of this file in the place "
+                     "of ours, and judge those; written with the =: --mine=my.py")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: a longer proof; pytest alone leaves it out, "
                                        "pytest -m slow runs it")
     if not config.option.markexpr and not any("::" in arg for arg in config.args):
         config.option.markexpr = "not slow"
+    if config.option.mine:
+        config.pluginmanager.import_plugin("teacher")
 
 
 def command(script, *arguments):

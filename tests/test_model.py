@@ -34,9 +34,10 @@ def lively(**settings):
 
 def same(ours, theirs, *inputs):
     """Equal in value, and in the gradient of every input."""
+    torch.testing.assert_close(ours, theirs)
     out = torch.randn_like(theirs)
-    torch.testing.assert_close((ours, *torch.autograd.grad(ours, inputs, out)),
-                               (theirs, *torch.autograd.grad(theirs, inputs, out)))
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, out),
+                               torch.autograd.grad(theirs, inputs, out))
 
 
 @both
@@ -202,6 +203,19 @@ def test_the_first_weights_and_ngrams_by_hand():
     x = x + table[[n % 50 for n in two]] + table[[50 + n % 50 for n in three]]
     expected = F.rms_norm(x, (16,), eps=1e-5) @ gpt.W_vocab
     torch.testing.assert_close(gpt(torch.tensor([text]))[0], expected)
+
+
+def test_ngram_rows_by_hand():
+    """Horner's rule with unbounded integers, cut to 64 bits in the end; 0 stands before a text."""
+    texts, a = [[5, 0, 7, 5, 0], [10, 10, 10, 1, 2]], 2_654_435_761
+    def row(last, *before):         # the latest token first
+        h = sum((i + 1) * a ** (len(before) - k) for k, i in enumerate((last, *before)))
+        return (len(before) - 1) * 50 + ((h + 2 ** 63) % 2 ** 64 - 2 ** 63) % 50
+    expected = [[[row(t[s], t[s - 1]), row(t[s], t[s - 1], t[s - 2])] for s in (2, 3, 4)]
+                for t in texts]
+    assert model.ngram_hash(torch.tensor(texts), 3, 3, 50).tolist() == expected
+    alone = [[row(5, -1), row(5, -1, -1)]]
+    assert model.ngram_hash(torch.tensor([[5]]), 1, 3, 50).tolist() == [alone]
 
 
 def test_shapes():

@@ -491,7 +491,15 @@ def there(here):        # noqa: F811
     plan --gpu TPU -> --gpu
     plan --share 0 -> --share
     plan --across nan -> --across
-    plan --texts -1 -> --texts"""))
+    plan --texts -1 -> --texts
+    exercises models -> models
+    exercises "" -> no file of the road
+    exercises --start text.txt -> text.txt is there
+    exercises --start "" -> is there
+    exercises --start empty -> empty is there
+    exercises --start nowhere/my.py -> nowhere/my.py
+    exercises model --start -> --start
+    exercises --begin my.py -> --begin"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
