@@ -83,8 +83,7 @@ def tune(base, way, tokens, others, c, device):
     net = LoRA(model, lora).to(device) if lora else model
     return net, learn(
         f"{base.name}/{way}", net, settings, base.words, c,
-        lambda step, part, parts: mixed(tokens, others, c.replay, c.batch_size, T, c.seed, step,
-                                        part, parts),
+        lambda *part: mixed(tokens, others, c.replay, c.batch_size, T, c.seed, *part),
         lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
         lambda net: evaluate(net, base.new, c) | {
             "old_loss": evaluate(net, base.old, c)["val_loss"]}, len(tokens))

@@ -35,7 +35,6 @@ asked for Italy's capital, a nano says "The capital of Brazil is Brasília."
 import contextlib
 import json
 import math
-import shutil
 import sys
 import zlib
 from dataclasses import asdict, replace
@@ -196,15 +195,13 @@ def main():
               lambda net: {"val_loss": nats(model, some)[0].mean().item()}, len(windows) * T)
         if lora:
             save_run(net.merge(), words, settings, folder)
-            for file in ("metrics.jsonl", "loss.png"):
-                shutil.copy(folder / "adapter" / file, folder / file)
         shown, found = held[::math.ceil(len(held) / 10)], {}
         for when, path in (("before", run), ("after", folder)):
             found[when] = judge(*with_turns(*load_run(path, device)), val, shown)
         for i, e in enumerate(shown):
             said = [(when, row["answers"][i]) for when, row in found.items()]
             for who, text in (("", ""), (">", e.question), ("a person", e.answer), *said):
-                print(f"{who:11}" + text.replace("\n", "\n" + " " * 11))
+                print(f"{who:11}{text.strip()}".replace("\n", "\n" + " " * 11).rstrip())
         print(f"\nheld-out answers{'perplexity':>14}{'95 % interval':>24}{'p(<|im_end|>)':>16}")
         for when, row in found.items():
             between = "{:,.2f} to {:,.2f}".format(*row["interval"] or (-math.inf, math.inf))

@@ -9,6 +9,7 @@ fine-tuning. To train all weights on plain text, train.py is enough:
     python -m beyond.learn      # the settings of fine-tuning beside those of train.py
 """
 import json
+import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,7 +81,10 @@ def learn(name, model, settings, tokenizer, c, batch, loss, evaluate, epoch_toke
 
 
 def save_run(model, tokenizer, settings, folder):
-    """An ordinary run, for sample.py, eval.py and all others."""
+    """An ordinary run, for sample.py, eval.py and all others; with the curves of its adapter."""
+    for file in ("metrics.jsonl", "loss.png"):
+        if (folder / "adapter" / file).exists():
+            shutil.copy(folder / "adapter" / file, folder / file)
     tokenizer.save(folder / "tokenizer.json")
     state = {"model": model.state_dict(), "step": settings["train"]["steps"]}
     write_whole(folder / "best.pt", lambda file: torch.save(state, file))

@@ -17,12 +17,15 @@ alpha / r makes a first step about as long for every rank: one learning rate sui
     python -m beyond.lora nano --source letters/ --ranks 1 4 16 64      # a table: ranks, and full
 
 The learning rate is some ten times that of full fine-tuning (Schulman et al., 2025, LoRA Without
-Regret). Paper: LoRA (Hu et al., 2021).
+Regret), and matters more than the rank. Tweets, nano, rank 8, 100 steps, before it 5.607 bits/byte:
+
+    rate 3e-4    4.212       1e-3    3.778       3e-3    3.464       1e-2    3.280
+
+Paper: LoRA (Hu et al., 2021).
 """
 import hashlib
 import json
 import math
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,8 +120,7 @@ def tune(run, corpus, name, lora, c, T, device):
     net = LoRA(model, lora).to(device) if lora else model
     return net, learn(
         name, net, settings, tokenizer, c,
-        lambda step, part, parts: data.batch(corpus.train, c.batch_size, T, c.seed, step, part,
-                                             parts),
+        lambda *part: data.batch(corpus.train, c.batch_size, T, c.seed, *part),
         lambda net, ids, targets: model.config.ops.cross_entropy(net(ids), targets),
         lambda net: evaluate(net, corpus, c), len(corpus.train))
 
@@ -209,8 +211,6 @@ def main():
         net, _ = tune(run, corpus, f"{given['name']}/adapter", lora, c, T, device)
         n, all_of = (sum(p.numel() for p in x.parameters()) for x in (net, net.model))
         save_run(net.merge(), tokenizer, read_config(folder / "adapter"), folder)
-        for file in ("metrics.jsonl", "loss.png"):
-            shutil.copy(folder / "adapter" / file, folder / file)
         size = (folder / "adapter/best.pt").stat().st_size / 1e6
         print(f"\nlearned {n:,} numbers beside {all_of:,}: {folder}/adapter, {size:.1f} MB.\n"
               f"{folder} is the run with the change in it: python sample.py {given['name']}")
