@@ -3,7 +3,7 @@ How many of MMLU's questions a run answers in a second, beside a plain loop over
 
     python -m beyond.pretrained smollm2
     python tests/bench_exams.py smollm2 --data ../shared/data/mmlu
-    python tests/bench_exams.py smollm2 --data ../shared/data/mmlu --quick      # does it run?
+    python tests/bench_exams.py nano --data ../shared/data/mmlu --questions 6 --rounds 1    # runs?
 
 For a run with --arch gpt2 or llama: beyond/export.py makes of it what transformers reads. The same
 questions and prompts, the letter that is the most probable. The plain loop reads each prompt from
@@ -44,19 +44,20 @@ def main():
     parser = Parser("Measure how fast a run answers MMLU's questions by their letter.")
     parser.add_argument("run", nargs="?", help="name or folder of the run (default: the newest)")
     parser.add_argument("--data", default="mmlu", help="folder of dev/ and test/ (default: mmlu)")
-    parser.add_argument("--quick", action="store_true", help="6 questions, one round")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 5], help="(default: 0 5)")
+    parser.add_argument("--questions", type=int, default=100, help="(default: 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     options = parser.parse_args()
-    counts, rounds = ({0: 6, 5: 6}, 1) if options.quick else ({0: 100, 5: 25}, 3)
+    n, rounds = options.questions, options.rounds
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load_run(find_run(options.run))
         if any(len(tokenizer.encode(" " + letter)) > 1 for letter in LETTERS):
             raise ValueError(f"{options.run}: a letter is more than one token to its tokenizer")
         export(model, tokenizer, Path(folder))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-        data = {shots: load(Path(options.data), shots) for shots in (0, 5)}
+        data = {shots: load(Path(options.data), shots) for shots in options.shots}
     print(f"{ABOUT}, {torch.get_num_threads()} threads; medians of {rounds}")
     for shots, (every, examples) in data.items():
-        n = counts[shots]
         asked = random.Random(1).sample(every, n), examples
         a, b = ours(model, tokenizer, *asked), plain(theirs, tokenizer, *asked)
         same = sum(a[id] == b[id] for id in b)

@@ -1,11 +1,12 @@
 """
 What do several processes bring, and where does a step's time go?
 
-    python tests/bench_ranks.py                     # two models; some five minutes on two cores
-    python tests/bench_ranks.py --quick             # does it run? The figures mean nothing
+    python tests/bench_ranks.py                     # three models; a quarter of an hour
+    python tests/bench_ranks.py --sizes "4 x 256" --rounds 1
+    python tests/bench_ranks.py --rounds 1 --steps 25       # does it run? The figures mean nothing
 
 train.py itself, by one process of one thread, by two of one each, by one of two: the median of the
-tokens a second over steps 20 to 60, the ways in turn. Below it the milliseconds of rank 0's step:
+tokens a second from step 20 on, the ways in turn. Below it the milliseconds of rank 0's step:
 two ranks' backward includes the all-reduce, as DDP sends while it computes; "backward alone" is one
 without (no_sync), so that the difference is what is waited for.
 """
@@ -19,14 +20,15 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+import bench_tokenizer      # finds the road     # noqa: F401
 import train
 from tokenizer import Parser
 
 import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-SIZES = {"nano, no n-gram tables": ["--ngram", "1"], "nano": [], "4 x 256, no n-gram tables": [
-    "--ngram", "1", "--n-layer", "4", "--n-embd", "256"]}
+SIZES = {"nano without n-gram tables": ["--ngram", "1"], "nano": [],
+         "4 x 256": ["--ngram", "1", "--n-layer", "4", "--n-embd", "256"]}
 WAYS = {"1 process, 1 thread": (1, 1), "2 processes, 1 thread": (2, 1),
         "1 process, 2 threads": (1, 2)}
 
@@ -88,14 +90,16 @@ def main():
         del sys.argv[1]
         return worker()
     parser = Parser("Measure what several processes bring, and where a step's time goes.")
-    parser.add_argument("--quick", action="store_true", help="25 steps, one round")
-    quick = parser.parse_args().quick
-    rounds, steps = (1, 25) if quick else (3, 60)
-    for size, flags in SIZES.items():
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES], metavar="SIZE",
+                        help=f"of {', '.join(SIZES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--steps", type=int, default=60, help="of each run (default: 60)")
+    o = parser.parse_args()
+    for size in o.sizes:
         found = defaultdict(list)
-        for _ in range(rounds):
+        for _ in range(o.rounds):
             for way, (processes, threads) in WAYS.items():
-                found[way].append(measure(flags, processes, threads, steps))
+                found[way].append(measure(SIZES[size], processes, threads, o.steps))
         base = [speed for speed, _ in found["1 process, 1 thread"]]
         parts = list(found["2 processes, 1 thread"][0][1])
         print(f"\n| {size} | tokens/s | times one | " + " | ".join(parts) + " |\n|---|" + "---:|"
