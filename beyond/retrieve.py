@@ -4,7 +4,7 @@ Retrieve: a model answers from your documents, and shows where it is written.
 Asked for what it never read, a small model makes something up. Train it on the documents, then
 (beyond.lora), or look passages up and put them before the question: retrieval-augmented generation,
 RAG (Lewis et al., 2020). That takes no training, knows a line as soon as it is written, and names
-its source. Documents are cut into chunks of some hundred words, and these are found in three ways:
+its source. Chunks of some hundred words are found in three ways:
 
     words      BM25 (Robertson et al., 1994): a chunk has the question's words, above all those that
                few others have. Exact with names and numbers, blind to a synonym
@@ -14,7 +14,7 @@ its source. Documents are cut into chunks of some hundred words, and these are f
 
     python -m beyond.retrieve notes/ --ask "When does the museum open?"
     python -m beyond.retrieve notes/            # question after question, to Ctrl-C or Ctrl-D
-    python -m beyond.retrieve --questions FILE --tuned RUN      # in SQuAD's format: how good is it?
+    python -m beyond.retrieve --questions FILE  # how good is it? In SQuAD's format
 
 In the prompt each line of a note begins with "> ", and a <|im_end|> in it is text: it can end
 neither its quotation nor the turn. The model may still do what a note tells it to: let an answer
@@ -22,20 +22,17 @@ set nothing in motion that whoever wrote the notes must not.
 """
 import hashlib
 import json
-import random
-import string
 import sys
 import time
 from collections import Counter, defaultdict, namedtuple
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from textwrap import indent
 
 from beyond.answers import weights_of, write
 from beyond.chat import END, can_chat, turn
 from data import CORPORA, documents
-from sample import find_run, load_run, pick_device, stream
+from sample import RUNS, find_run, load_run, pick_device, stream
 from tokenizer import Parser, chunks, clear_errors, write_whole
 
 import numpy as np
@@ -43,36 +40,32 @@ import regex
 import torch
 from tqdm import tqdm
 
-# ------------ Documents become chunks, which overlap by a sentence.
+# ------------ Documents become chunks, which overlap by a sentence, and chunks are found.
 
 SIZE = 600      # characters of a chunk, unless a sentence is longer
 Chunk = namedtuple("Chunk", "name start line text")     # where in which document it is
 
 # A sentence ends behind . ! or ?, but not behind an initial; at an empty line; before an item.
-SENTENCE = regex.compile(r"""(?s).+?(?:(?<!\b\p{Lu})[.!?…]+["'”’)\]]*(?=\s)\s*|[。！？]+"""
-                         r"""|\n\s*\n|\n(?=\s*[-*+#>|])|$)""")
+SENTENCE = regex.compile(r"(?s).+?(?:(?<!\b\p{Lu})[.!?][\"'”)]*\s+|[。！？]|\n\s*\n|\n(?=[-*#])|$)")
 
 
 def cut(name, text):
     """The chunks of a document. A sentence that is too long for one is cut between words."""
     pieces = [piece for sentence in SENTENCE.findall(text) for piece in chunks(sentence, SIZE)]
-    at = [0, *accumulate(map(len, pieces))]         # piece i is text[at[i]:at[i + 1]]
-    first, last, line, counted = 0, 0, 1, 0
+    at = np.cumsum([0, *map(len, pieces)]).tolist()     # piece i is text[at[i]:at[i + 1]]
+    first = last = 0
     while last < len(pieces):
         last += 1
         while last < len(pieces) and at[last + 1] - at[first] <= SIZE:
             last += 1
-        line, counted = line + text.count("\n", counted, at[first]), at[first]
-        yield Chunk(name, at[first], line, text[at[first]:at[last]])
+        yield Chunk(name, at[first], 1 + text.count("\n", 0, at[first]), text[at[first]:at[last]])
         room = last < len(pieces) and at[last + 1] - at[last - 1] <= SIZE
         first = last - 1 if room else last
 
 
-# ------------ How they are found.
-
 WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\p{L}\p{M}\p{N}]+")       # 你好 is two
-STOP = set("""a an and are as at be by did do does for from had has have how if in is it its of on or
-    than that the their this to was were what when where which who whom whose why will with""".split())
+STOP = set("""a an and are as at be by did do does for from how if in is it its of on or that the to
+    was were what when where which who whom whose why will with""".split())
 
 
 def words_of(text):
@@ -150,9 +143,8 @@ class Index:
                 known[key] = self.embed(text)
         finally:                # after Ctrl-C, too: the rest follows next time
             if missing:
-                arrays = {"keys": list(known), "vectors": np.array(list(known.values()))}
                 file.parent.mkdir(exist_ok=True)
-                write_whole(file, lambda file: np.savez(file, **arrays))
+                write_whole(file, lambda f: np.savez(f, keys=[*known], vectors=[*known.values()]))
         return np.array([known[key] for key in keys])
 
     def meaning(self, question):
@@ -192,9 +184,8 @@ def prompt(words, question, found, room):
 
 def written(model, words, prompts):
     """What the model writes after each prompt, always the most probable token."""
-    end = words.vocab.index(END)
     found = write(model, prompts, TOKENS, lambda logits: logits.argmax(dim=-1),
-                  lambda ids: ids[-1] in (end, words.eot))
+                  lambda ids: words.vocab[ids[-1]] == END or ids[-1] == words.eot)
     found = dict(tqdm(found, "answering", len(prompts), leave=False, disable=None))
     return ["".join(stream(words, found[i])) for i in range(len(prompts))]
 
@@ -213,62 +204,61 @@ def respond(o, index, model, words, question):
 
 def normal(text):
     """The words by which SQuAD compares answers: without case, punctuation and articles."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    text = regex.sub(r"[!-/:-@[-`{-~]", "", text.lower())
     return regex.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 def marks(said, rights):
-    """SQuAD's marks, by the nearest of the right answers: exact match, and F1 of the words."""
+    """SQuAD's marks, exact match and F1 of the words; and is a right answer within what is said?"""
     said, rights = normal(said), [normal(right) for right in rights]
     f1 = [2 * (Counter(said) & Counter(right)).total() / (len(said + right) or 1)
           for right in rights]
-    return float(said in rights), max(f1)
+    return {"exact": said in rights, "F1": max(f1), "contains": any(
+        f" {' '.join(right)} " in f" {' '.join(said)} " for right in rights)}
 
 
 def read(path):
-    """The passages and the questions, (passage, text, [(answer, its start)]), of a file."""
+    """The passages and the questions, (passage, text, right answers), of a file."""
     passages, questions = [], []
     try:
         for article in json.loads(Path(path).read_text(encoding="utf-8"))["data"]:
             for n, passage in enumerate(article["paragraphs"]):
                 passages.append((f"{article['title']} {n}", passage["context"]))
                 for q in passage["qas"]:
-                    answers = [(a["text"], a["answer_start"]) for a in q["answers"]]
+                    answers = [a["text"] for a in q["answers"]]
                     questions += [(passages[-1][0], q["question"], answers)][:len(answers)]
+        if not questions:
+            raise ValueError("no question with an answer")
         return passages, questions
     except Exception as error:      # a damaged file fails in as many ways as there are bytes
         raise ValueError(f"{path} cannot be read as SQuAD's ({error!r:.90})") from None
 
 
-def exam(way, model, words, questions, chunks_of):
-    """How good are the answers after the chunks that chunks_of(passage, text) gives?"""
-    began, room = time.perf_counter(), model.config.context_length - TOKENS
-    prompts = [prompt(words, q[1], chunks_of(*q[:2]), room)[0] for q in questions]
-    said = zip(written(model, words, prompts), questions)
-    exact, f1 = np.mean([marks(a, [right for right, _ in q[2]]) for a, q in said], axis=0)
-    return {"": way, "exact": exact, "F1": f1, "tokens read": np.mean([*map(len, prompts)]),
-            "seconds": (time.perf_counter() - began) / len(questions)}
-
-
 def measure(o, run, model, words):
     """Rows of figures: are the passages found, and how good are answers with them or without?"""
     passages, questions = read(o.questions)
-    index, whole = Index(passages, run, model, words), dict(passages)
+    began, index, whole = time.perf_counter(), Index(passages, run, model, words), dict(passages)
+    yield {"": "vectors", "chunks": len(index.chunks), "MB": index.vectors.nbytes / 1e6,
+           "seconds": time.perf_counter() - began}
     for by in WAYS:
-        index.find("", by)              # the vectors' time is not that of a search
         began, first = time.perf_counter(), []
         for name, text, answers in tqdm(questions, f"by {by}", leave=False, disable=None):
-            has = [c.name == name and any(c.start <= at and at + len(a) <= c.start + len(c.text)
-                                          for a, at in answers) for c in index.find(text, by)]
+            has = [chunk.name == name and any(answer in chunk.text for answer in answers)
+                   for chunk in index.find(text, by)]
             first.append(has.index(True) if True in has else len(has))
         row = {f"recall@{k}": np.mean(np.array(first) < k) for k in (1, 5, 10)}
         yield {"": by} | row | {"seconds": (time.perf_counter() - began) / len(questions)}
-    drawn = random.Random(1).sample(questions, len(questions))[:o.count]
-    yield exam("closed book", model, words, drawn, lambda name, text: [])
-    yield exam("found", model, words, drawn, lambda _, text: index.find(text, o.by)[:o.chunks])
-    yield exam("given", model, words, drawn, lambda name, _: [Chunk(name, 0, 1, whole[name])])
-    if o.tuned is not None:
-        yield exam("tuned", *load_run(find_run(o.tuned)), drawn, lambda name, text: [])
+    drawn = questions[::max(1, len(questions) // o.count)][:o.count]        # from all passages
+    for way, chunks_of in {
+            "closed book": lambda name, text: [],
+            "found": lambda name, text: index.find(text, o.by)[:o.chunks],
+            "given": lambda name, text: [Chunk(name, 0, 1, whole[name])]}.items():
+        began, room = time.perf_counter(), model.config.context_length - TOKENS
+        prompts = [prompt(words, q[1], chunks_of(*q[:2]), room)[0] for q in drawn]
+        rows = [marks(said, q[2]) for said, q in zip(written(model, words, prompts), drawn)]
+        yield {"": way} | {name: np.mean([row[name] for row in rows]) for name in rows[0]} | {
+            "tokens": sum(map(len, prompts)) / len(drawn),
+            "seconds": (time.perf_counter() - began) / len(drawn)}
 
 
 def main():
@@ -280,12 +270,13 @@ def main():
     parser.add_argument("--chunks", type=int, default=3, help="put before it (default: 3)")
     parser.add_argument("--questions", metavar="FILE", help="measure: a file in SQuAD's format")
     parser.add_argument("--count", type=int, default=100, help="answers to mark (default: 100)")
-    parser.add_argument("--tuned", metavar="RUN", help="to mark too: it has learned the passages")
     parser.add_argument("--json", action="store_true", help="print JSON, an object a row")
     o = parser.parse_args()
     with clear_errors():
         if bool(o.source) == (o.questions is not None) or min(o.chunks, o.count) < 1:
             raise ValueError("name notes, or --questions; --chunks and --count are at least 1")
+        if o.run == "smollm2" and not (RUNS / o.run).exists():
+            raise ValueError("no runs/smollm2: python -m beyond.pretrained smollm2 makes it")
         run = find_run(o.run)
         model, words = load_run(run, pick_device("auto"))
         if not can_chat(words):
@@ -294,6 +285,8 @@ def main():
             print(json.dumps(row) if o.json else "".join(
                 f"{value:14}" if type(value) is str else f"{name} {value:<9.4g}"
                 for name, value in row.items()))
+        if o.source and o.ask is None:
+            print(f"{len(Index(documents(o.source), run, model, words).chunks):,} chunks. Ask:")
         for said in [] if not o.source else sys.stdin if o.ask is None else [o.ask]:
             said.encode()               # refuses half a character
             index = Index(documents(o.source), run, model, words)   # with what was just written
