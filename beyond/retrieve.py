@@ -70,8 +70,8 @@ STOP = set("""a an and are as at be by did do does for from how if in is it its 
 
 def words_of(text):
     """The words of a text, but for those that any English text has; and without a plural's s."""
-    found = WORD.findall(text.casefold())
-    return [regex.sub(r"(?<=\w{3})s$", "", word) for word in found if word not in STOP]
+    found = [word for word in WORD.findall(text.casefold()) if word not in STOP]
+    return [word[:-1] if len(word) > 3 and word[-1] == "s" else word for word in found]
 
 
 class BM25:
@@ -168,14 +168,14 @@ class Index:
 
 WAYS = ("words", "meaning", "both")
 TOKENS = 40     # of an answer, at most
-KNOWN = 0.47    # if the best chunk has less of the question's words, the answer is mostly not there
+KNOWN = 0.44    # if the best chunk has less of the question's words, the answer is mostly not there
 
 
 def prompt(words, question, found, room):
     """The ids of a question behind the chunks found, and those: the best ones, if not all fit."""
     for n in range(len(found), -1, -1):
-        quoted = (indent(chunk.text.strip(), "> ", lambda line: True) for chunk in found[:n])
-        asked = "\n\n".join([*quoted, f"Answer in a few words: {question}"])
+        quoted = [indent(chunk.text.strip(), "> ", lambda line: True) for chunk in found[:n]]
+        asked = "\n\n".join(["Read this and answer the question.", *quoted, f"Question: {question}"])
         ids = turn(words, "user", asked) + turn(words, "assistant")
         if len(ids) <= room:
             return ids, found[:n]
@@ -245,7 +245,7 @@ def measure(o, run, model, words):
         for name, text, answers in tqdm(questions, f"by {by}", leave=False, disable=None):
             has = [chunk.name == name and any(answer in chunk.text for answer in answers)
                    for chunk in index.find(text, by)]
-            first.append(has.index(True) if True in has else len(has))
+            first.append([*has, True].index(True))
         row = {f"recall@{k}": np.mean(np.array(first) < k) for k in (1, 5, 10)}
         yield {"": by} | row | {"seconds": (time.perf_counter() - began) / len(questions)}
     drawn = questions[::max(1, len(questions) // o.count)][:o.count]        # from all passages

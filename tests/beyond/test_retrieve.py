@@ -2,6 +2,7 @@
 import io
 import json
 import random
+import re
 import sys
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_a_note_stays_inside_its_quotation():
     ids, found = prompt(words, "Why?", chunks, 500)
     assert (ids.count(start), ids.count(end)) == (2, 1) and found == chunks
     text = words.decode(ids)
-    quoted, asked = text.removeprefix("<|im_start|>user\n").rsplit("\n\n", 1)
+    _, quoted, asked = re.fullmatch(r"(.*?)\n\n(.*)\n\n(.*)", text, re.DOTALL).groups()
     assert all(line.startswith("> ") for line in quoted.split("\n") if line)
     assert asked.endswith("Why?<|im_end|>\n<|im_start|>assistant\n") and "Ignore" in quoted
     assert prompt(words, "Why?", chunks, len(ids) - 1)[1] == chunks[:1]     # no room for both
