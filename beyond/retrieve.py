@@ -175,8 +175,8 @@ def prompt(words, question, found, room):
     """The ids of a question behind the chunks found, and those: the best ones, if not all fit."""
     for n in range(len(found), -1, -1):
         quoted = [indent(chunk.text.strip(), "> ", lambda line: True) for chunk in found[:n]]
-        asked = "\n\n".join(["Read this and answer the question.", *quoted, f"Question: {question}"])
-        ids = turn(words, "user", asked) + turn(words, "assistant")
+        text = "\n\n".join(["Read this and answer the question.", *quoted, f"Question: {question}"])
+        ids = turn(words, "user", text) + turn(words, "assistant")
         if len(ids) <= room:
             return ids, found[:n]
     raise ValueError(f"the question takes {len(ids):,} tokens, and there is room for {room:,}")
