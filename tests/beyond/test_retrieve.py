@@ -90,14 +90,30 @@ def test_what_is_there_is_found(by, notes, monkeypatch):
         assert index.find(f"When was {name} born?", by)[0].name == name
 
 
+def test_cosines():
+    index, rng = Index.__new__(Index), np.random.default_rng(1)
+    index.vectors, q = 5 + rng.normal(size=(9, 4)), rng.normal(size=4)
+    index.embed = lambda question: q
+    mean = index.vectors.mean(axis=0)
+    theirs = torch.cosine_similarity(*map(torch.tensor, (index.vectors - mean, (q - mean)[None])))
+    np.testing.assert_allclose(index.meaning(""), theirs)
+
+
 def test_fused_ranks():
-    """By hand: 1 / 61 + 1 / 62 is more than 1 / 61 + 1 / 63; who is not found gets nothing."""
+    """By hand. Of 50 chunks the first is 1st and 50th, the second both times 15th: 1 / 61 + 1 / 110
+    is less than 2 / 75. Who has a score of 0 is not found, and gets nothing for it."""
     index = Index.__new__(Index)
-    index.chunks, index.bm25 = "abcd", BM25(["x"])
-    index.bm25.scores = lambda question: np.array([3.0, 2, 0, 0])
+    index.chunks, index.bm25 = range(50), BM25(["x"])
+    others = np.arange(2, 50)[:, None] * [0.01, 0.01]                           # (48, 2)
+    scores = np.concatenate([[[1, -1], [0.36, 0.36]], others - 0.0005])         # (50, 2)
+    index.bm25.scores, index.meaning = (lambda question, x=x: x for x in scores.T)
+    assert index.find("", "words")[0] == 0 and index.find("", "meaning")[-1] == 0
+    both = index.find("", "both")
+    assert both.index(1) < both.index(0)
+    index.chunks = "abcd"
+    index.bm25.scores = lambda question: np.array([3.0, 0, 0, 0])
     index.meaning = lambda question: np.array([0.1, 0.3, 0.2, -0.5])
-    assert index.find("", "both") == ["b", "a", "c", "d"]
-    assert index.find("", "words")[:2] == ["a", "b"] and index.find("", "meaning")[0] == "b"
+    assert index.find("", "both") == ["a", "b", "c", "d"]
 
 
 def test_vectors(notes, monkeypatch):
@@ -219,12 +235,22 @@ def squad(folder):
 
 
 def test_measure(notes, monkeypatch):
-    """Known by construction: words find all, and who sees no passage knows nothing."""
+    """Known by construction: words find all; by meaning, the right chunk of question n is made the
+    n-th; and who sees no passage knows nothing."""
+    find = Index.find
+
+    def or_nth(self, question, by):
+        found = find(self, question, "words")
+        n = NAMES.index(question.split()[2])
+        return [*found[1:n + 1], found[0], *found[n + 1:]] if by == "meaning" else found
+
+    monkeypatch.setattr(Index, "find", or_nth)
     said, _ = ask(monkeypatch, notes, "--questions", squad(notes), "--json", "--count", 40)
     rows = {row.pop(""): row for row in map(json.loads, said.splitlines())}
     assert list(rows) == ["vectors", "words", "meaning", "both", "closed book", "found", "given"]
     assert rows["vectors"]["chunks"] == 50 and rows["vectors"]["MB"] == pytest.approx(50 * 32 * 4e-6)
-    assert rows["words"]["recall@1"] == 1 and 0 < rows["meaning"]["recall@10"] <= 1
+    for k in (1, 5, 10):
+        assert rows["words"][f"recall@{k}"] == 1 and rows["meaning"][f"recall@{k}"] == k / 50
     for way, right in (("closed book", 0), ("found", 1), ("given", 1)):
         assert rows[way]["exact"] == rows[way]["F1"] == rows[way]["contains"] == right
 
