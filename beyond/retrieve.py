@@ -155,13 +155,13 @@ class Index:
         return x @ q / (np.linalg.norm(x, axis=1) * np.linalg.norm(q) + 1e-12)  # (N,)
 
     def find(self, question, by):
-        """The chunks, the best ones first."""
+        """The chunks that are found, the best ones first."""
         ways, fused = {"words": self.bm25.scores, "meaning": self.meaning}, 0
         for way in ways if by == "both" else [by]:
             scores = ways[way](question)                                        # (N,)
             rank = 1 + np.argsort(np.argsort(-scores, kind="stable"))           # (N,)
             fused = fused + (scores != 0) / (60 + rank)     # 0: this way has not found it
-        return [self.chunks[i] for i in np.argsort(-fused, kind="stable")]
+        return [self.chunks[i] for i in np.argsort(-fused, kind="stable") if fused[i] > 0]
 
 
 # ------------ The answer.
@@ -193,7 +193,7 @@ def written(model, words, prompts):
 def respond(o, index, model, words, question):
     """The answer, and the chunks that the model had before it."""
     found = index.find(question, o.by)[:o.chunks]
-    share = max(index.bm25.share(question, chunk.text) for chunk in found)
+    share = max((index.bm25.share(question, chunk.text) for chunk in found), default=0)
     ids, found = prompt(words, question, found, model.config.context_length - TOKENS)
     said = written(model, words, [ids])[0] if found and share >= KNOWN else "I don't know."
     return {"question": question, "answer": said, "share": share,
@@ -245,7 +245,7 @@ def measure(o, run, model, words):
         for name, text, answers in tqdm(questions, f"by {by}", leave=False, disable=None):
             has = [chunk.name == name and any(answer in chunk.text for answer in answers)
                    for chunk in index.find(text, by)]
-            first.append([*has, True].index(True))
+            first.append(has.index(True) if True in has else np.inf)
         row = {f"recall@{k}": np.mean(np.array(first) < k) for k in (1, 5, 10)}
         yield {"": by} | row | {"seconds": (time.perf_counter() - began) / len(questions)}
     drawn = questions[::max(1, len(questions) // o.count)][:o.count]        # from all passages

@@ -20,8 +20,8 @@ def threshold(path):
     index, shares = Index(passages, None, None, None), []
     for name, text, _ in questions:
         found = index.find(text, "words")
-        without = next(chunk for chunk in found if chunk.name != name)
-        shares.append([index.bm25.share(text, chunk.text) for chunk in (found[0], without)])
+        best = found[:1], [chunk for chunk in found if chunk.name != name][:1]
+        shares.append([sum(index.bm25.share(text, chunk.text) for chunk in few) for few in best])
     shares = np.array(shares)                                           # (questions, 2)
     titles = [name.rsplit(" ", 1)[0] for name, _, _ in questions]
     half = np.array([list(dict.fromkeys(titles)).index(title) % 2 for title in titles])
