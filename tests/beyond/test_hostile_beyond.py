@@ -1,11 +1,17 @@
 """The chapters, too: bad input is exit code 2 and one line, and no file changes."""
 import json
+import os
+import shutil
 
 import pytest
+import torch
 
+from beyond.chat import END, START
 from conftest import TEXT
+from sample import make_model
 from test_hostile import (BEST, CONFIG, DEEP, ELSEWHERE, FOLDER, LAST, MANY, META, TOKENS, damage,
                           here, put, refused, rows, table, template)     # noqa: F401, fixtures
+from tokenizer import BPETokenizer
 
 METRICS = "runs/first/metrics.jsonl"
 MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n",
@@ -22,7 +28,7 @@ MORE = {"bad.csv": 'text\n"open', "two.csv": "text,b\nx\n", "no.csv": "body\nx\n
         "one.csv": "text,label\n" + "".join(f"{n},a\n" for n in range(99)),
         "good.csv": "text,label\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(199)),
         "say.json": '[{"instruction": "a", "output": "b"}]', "mute.jsonl": '{"instruction": "a"}',
-        "half-said.json": '[{"instruction": "a", "output": "\\ud83d"}]'}
+        "none.json": '{"data": []}', "half-said.json": '[{"instruction": "a", "output": "\\ud83d"}]'}
 
 
 @pytest.fixture
@@ -30,6 +36,14 @@ def there(here):        # noqa: F811
     for name, content in MORE.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
+    talks, words = shutil.copytree(here / "runs/first", here / "runs/talks"), BPETokenizer.train([], 257)
+    BPETokenizer([*words.vocab, START, END]).save(talks / "tokenizer.json")
+    config = json.loads((here / CONFIG).read_text())
+    config["model"] |= {"vocab_size": 259, "context_length": 100}
+    (talks / "config.json").write_text(json.dumps(config))
+    torch.save({"model": make_model(config["model"]).state_dict()}, talks / "best.pt")
+    for path in talks.glob("*.pt"):
+        os.utime(path, (0, 0))      # the newest run is another
     return here
 
 
@@ -499,7 +513,27 @@ def there(here):        # noqa: F811
     exercises --start empty -> empty is there
     exercises --start nowhere/my.py -> nowhere/my.py
     exercises model --start -> --start
-    exercises --begin my.py -> --begin"""))
+    exercises --begin my.py -> --begin
+    retrieve -> name notes
+    retrieve text.txt --ask x -> no runs/smollm2
+    retrieve text.txt --ask x --run nobody -> nobody
+    retrieve text.txt --ask x --run first -> cannot chat
+    retrieve text.txt --ask x --run talks --chunks 0 -> --chunks
+    retrieve text.txt --ask x --run talks --by smell -> --by
+    retrieve text.txt --ask "a\udcff" --run talks -> surrogate
+    retrieve text.txt --ask {"x" * 900} --run talks -> room for
+    retrieve nowhere --run talks -> nowhere
+    retrieve empty --run talks -> empty
+    retrieve blank.txt --run talks -> no text
+    retrieve binary.bin --run talks -> binary.bin
+    retrieve bad --run talks -> bad/b.txt
+    retrieve text.txt --questions q.json --run talks -> name notes
+    retrieve --questions nowhere.json --run talks -> nowhere.json
+    retrieve --questions text.txt --run talks -> text.txt
+    retrieve --questions deep.json --run talks -> deep.json
+    retrieve --questions list.json --run talks -> list.json
+    retrieve --questions none.json --run talks -> no question
+    retrieve --questions none.json --run talks --count 0 -> --count"""))
 def test_commands(command, says, there):
     assert says in refused(f"beyond.{command}", there)
 
