@@ -20,7 +20,7 @@ It draws forgetting.png. Each way is a run, runs/NAME/plain and so on. Then come
                     the validation text, where it then seems better, and on the rest should not.
                     beyond.overlap finds what has leaked
 
-To sweep --learning-rate 3e-4, 1e-3, 3e-3 or --replay 5, 10, 20, give each its own --name.
+What matters is the rate, and that there is replay at all: docs/benchmarks.md has sweeps of both.
 """
 import contextlib
 import json
