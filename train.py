@@ -264,7 +264,7 @@ def resume_run(options, given):
         raise ValueError(f"--resume lets only --steps change: leave out {', '.join(others)}")
     folder = find_run(options.name)
     if not (folder / "last.pt").exists():
-        raise ValueError(f"{folder} has no last.pt to go on from; --init begins with its weights")
+        raise ValueError(f"{folder} has no last.pt: it ended before its first step; or try --init")
     lock(folder)
     config = read_config(folder)
     config["train"]["steps"] = given.get("steps", config["train"]["steps"])
@@ -292,7 +292,7 @@ def main():
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
         if c.batch_size % (c.accumulate * WORLD):
-            raise ValueError(f"--batch-size is no multiple of --accumulate times {WORLD} ranks")
+            raise ValueError(f"--batch-size {c.batch_size}: no multiple of {WORLD} x --accumulate")
         model = make_model(config["model"], c.batch_size // c.accumulate // WORLD)
         optimizers, history = make_optimizers(model.to(device), c), []
         if options.resume:

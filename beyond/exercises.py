@@ -1,7 +1,7 @@
 """
 Exercises: write the road's functions yourself, let its tests judge, then change what you know.
 
-Who has read a function understands it; who has written it knows it. Here are some twenty of the
+Who has read a function understands it; who has written it knows it. Here are nineteen of the
 road, in reading order: what each takes and returns, a hint, the tests that prove it. pytest runs
 these with your function in the place of ours, one at a time, and says where it first differs.
 
@@ -73,18 +73,18 @@ EXERCISES = {       # its name: where it is, the tests that prove it, what its d
         "(B, V) in, (B, V) out, in the order in which they came. Sort; a token stays if those "
         "before it have less than p together. The most probable always stays."),
     "min_p": (sample, STRATEGIES,
-        "(B, V) in, (B, V) out. With p = 1 only the most probable is left; so it is above 1."),
+        "(B, V) in, (B, V) out. With p = 1, or more, only the most probable are left."),
     "generate": (sample, "test_a_cache_changes_no_text "
                          "test_greedy_is_transformers_and_reads_each_token_once",
         "Begin without a cache: logits are model(window), the window's last L - L // 2 tokens stay "
         "when it has more than L. Then model(unread, cache, last=1), with a Cache that has room."),
     "learning_rate": (train, "test_learning_rate_by_hand",
-        "A step, counted from 0, and a TrainConfig in, a number out. The first step has 1 / "
-        "warmup_steps of c.learning_rate; the last has 0, or a tenth if c.decay is cosine."),
+        "Step s of the first warmup_steps has (s + 1) / warmup_steps of c.learning_rate. Then it "
+        "falls in a line, to 0 at the last; or, if c.decay is cosine, by half a wave to a tenth."),
     "step": (train.Muon, "test_optimizers",
         "Each p moves in place. mean += 0.05 (grad - mean), in self.state[p]; x = 0.05 grad + 0.95 "
-        "mean, turned so that it is wide, of length 1. Five times x = 3.4445 x + (2.0315 a a - "
-        "4.775 a) x, where a = x x.T. Weight decay, then a step of 0.2 lr sqrt(the longer side)."),
+        "mean, turned so that it is wide, of length 1. Five times x = 3.4445 x + (2.0315 a @ a - "
+        "4.775 a) @ x, a = x @ x.T. Weight decay, then a step of 0.2 lr sqrt(the longer side)."),
     "measure": (evaluation, "test_figures_by_hand",
         "Batches of log-probabilities in, six figures out: loss, perplexity, bits_per_byte, "
         "bits_per_character, top1_accuracy, top5_accuracy. Add up first, divide in the end."),
@@ -193,7 +193,7 @@ def main():
                          f"pytest --mine={options.start}")
         for file in files:
             show(file)
-        print(f"The run to compare theirs with, made once:\n    {RUN}base")
+        print(f"Compare bits per byte, not losses, with those of this run:\n    {RUN}base")
 
 
 if __name__ == "__main__":

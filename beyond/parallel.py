@@ -11,15 +11,15 @@ A model may be too slow for one device, or too large for it. What can R ranks (p
 
 Gradients and AdamW's two means lie where the weights do. B texts of T tokens are a batch, C is
 n_embd, L n_layer. Data and sharded cut the batch, and their messages grow with the model; tensor
-and pipeline cut the model, and theirs grow with the batch.
+and pipeline cut the model, and theirs grow with the batch. Sharded computes blocks twice, too.
 
     torchrun --standalone --nproc_per_node 4 -m beyond.parallel
     torchrun --standalone --nproc_per_node 2 -m beyond.parallel data 1f1b --arch gpt2 --n-layer 8
 
 trains a model alone and by each way, prints what a rank kept and sent (the messages are in wire.py,
 the formulas as code in plan.py) and how far losses and weights are from one process's, and draws
-who computed what when in pipeline.py. All is in float64: a key's bias has no gradient but rounding
-errors, and AdamW makes whole steps of them. Left out: clipping (its norm is a sum over ranks),
+who computed what when in pipeline.py. All is in float64: a key's bias adds the same to all scores
+of a query, so its gradient is rounding, of which AdamW makes whole steps. Left out: clipping,
 dropout, accumulation, GPUs. A real run uses sharded.py. Which way when: docs/parallel.md.
 
 Papers: ZeRO (Rajbhandari et al., 2020), sharded; Megatron-LM (Shoeybi et al., 2019), tensor.
@@ -68,9 +68,9 @@ class Alone(nn.Module):
 
 
 class DataParallel(nn.Module):
-    """Each rank has the model and a slice of the batch; the gradients become their mean. They are
-    sent a bucket at a time, as soon as backward, which comes from the end, has filled one: so it
-    computes the next ones meanwhile. (train.py does it by PyTorch's DDP.)"""
+    """Each rank has the model and a slice of the batch; gradients are added (of losses over R: the
+    mean), a bucket at a time, as soon as backward has filled one; it goes on while that is on its
+    way. (train.py does it by PyTorch's DDP.)"""
     def __init__(self, model, bucket_size=2 ** 15):
         super().__init__()
         self.model, self.on_their_way, bucket = model, [], []
@@ -111,7 +111,7 @@ class Gather(torch.autograd.Function):
 class Slices(nn.Module):
     """A module whose weights lie in one row of numbers, of which each rank keeps a slice. They are
     whole while it computes: a block gathers them, and in backward again, as it computes its
-    activations again (checkpoint), so that neither outlives it. (FSDP keeps the activations.)"""
+    activations again (checkpoint), so that neither outlives it. (FSDP keeps activations.)"""
     def __init__(self, module, again=True):
         super().__init__()
         weights = {n: p for n, p in module.named_parameters() if not n.startswith("blocks.")}

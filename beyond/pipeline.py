@@ -9,15 +9,15 @@ So the batch is cut into M micro-batches, and a stage works on one while the nex
     1f1b    rank r begins with R - r forward; then one backward frees what one forward needs: it
             keeps those of R - r, however many micro-batches there are
 
-Both wait equally long. The last rank begins R - 1 turns late and the first ends R - 1 late, so of
-M + R - 1 turns each rank is idle in R - 1: the bubble is (R-1)/(M+R-1), small if M is large.
+Both wait equally long. The last rank begins R - 1 forwards late, ends R - 1 backwards early: each
+rank works for M of both, and waits for R - 1. The bubble is (R-1)/(M+R-1), small if M is large.
 A rank sends B T C numbers to each neighbour, B texts of T tokens, C = n_embd. If one table turns
 ids into vectors and vectors into logits, both ends have it, and send each other its gradient.
 
     python -m beyond.pipeline --ranks 4 --micro-batches 8       # both schedules, as they should be
     torchrun --standalone --nproc_per_node 4 -m beyond.parallel gpipe 1f1b      # runs, draws them
 
-Papers: GPipe (Huang et al., 2018); PipeDream (Narayanan et al., 2018), 1F1B.
+Papers: GPipe (Huang et al., 2018); DAPPLE (Fan et al., 2020): PipeDream's 1F1B without old weights.
 """
 from beyond.wire import receive, send
 from tokenizer import Parser, clear_errors, write_whole
@@ -109,7 +109,7 @@ def fastest(ranks):
 
 def own_cores(ranks):
     """The same turns if each rank had a core of its own: each lasts as long as it kept its core
-    busy, and begins when its rank is free and what it needs has come from the rank before."""
+    busy, and begins when its rank is free and what it needs has come from its neighbour."""
     left, laid, ended = [[*turns] for turns in ranks], [[] for _ in ranks], {}
     while any(left):
         for r, turns in enumerate(left):

@@ -103,7 +103,7 @@ def following(q, model, tokenizer):
 
 
 def write(q, model, tokenizer):
-    """Go on, as sample.py does: after each token yield the new ones, and the text of all drawn."""
+    """Go on, as sample.py does: after each token yield all new ones, and the text of all drawn."""
     pick, new, text = picker(1, q), [], ""
     for _ in range(q.drawn):
         pick(torch.zeros(1, model.config.vocab_size))       # uses up the random numbers of one
@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         try:
-            body = self.rfile.read(min(int(self.headers["Content-Length"] or 0), 256 * BODY))
+            body = self.rfile.read(min(abs(int(self.headers["Content-Length"] or 0)), 256 * BODY))
             if len(body) > BODY:
                 raise ValueError(f"{len(body):,} bytes are more than a question may have: {BODY:,}")
             settings = json.loads(body)

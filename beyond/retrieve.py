@@ -1,7 +1,7 @@
 """
-Retrieve: a model answers from your documents, and shows where it is written.
+Retrieve: a model answers from your documents, and shows the passages that it was given.
 
-Asked for what it never read, a small model makes something up. Train it on the documents, then
+Asked for what it never read, a small model makes something up. Either train it on the documents
 (beyond.lora), or look passages up and put them before the question: retrieval-augmented generation,
 RAG (Lewis et al., 2020). That takes no training, knows a line as soon as it is written, and names
 its source. Chunks of some hundred words are found in three ways:
@@ -129,7 +129,7 @@ class Index:
     @cached_property
     def vectors(self):
         """Of all chunks, (N, C). A file, which other weights do not share, has those computed
-        earlier, each under a checksum of its text, so that none is ever out of date."""
+        earlier, each under a checksum of its text. Delete it after a change of embed()."""
         file = CORPORA / f"vectors-{self.run.name}-{weights_of(self.run)[:16]}.npz"
         keys = [hashlib.sha256(c.text.encode()).hexdigest() for c in self.chunks]
         try:
@@ -160,7 +160,7 @@ class Index:
         for way in ways if by == "both" else [by]:
             scores = ways[way](question)                                        # (N,)
             rank = 1 + np.argsort(np.argsort(-scores, kind="stable"))           # (N,)
-            fused = fused + (scores != 0) / (60 + rank)     # 0: this way has not found it
+            fused = fused + ((scores != 0) | (way == "meaning")) / (60 + rank)  # 0: no word of it
         return [self.chunks[i] for i in np.argsort(-fused, kind="stable") if fused[i] > 0]
 
 
@@ -168,7 +168,7 @@ class Index:
 
 WAYS = ("words", "meaning", "both")
 TOKENS = 40     # of an answer, at most
-KNOWN = 0.44    # if the best chunk has less of the question's words, the answer is mostly not there
+KNOWN = 0.44    # of the question's words: if no chunk has that, the answer is mostly not there
 
 
 def prompt(words, question, found, room):
@@ -193,8 +193,8 @@ def written(model, words, prompts):
 def respond(o, index, model, words, question):
     """The answer, and the chunks that the model had before it."""
     found = index.find(question, o.by)[:o.chunks]
-    share = max((index.bm25.share(question, chunk.text) for chunk in found), default=0)
     ids, found = prompt(words, question, found, model.config.context_length - TOKENS)
+    share = max((index.bm25.share(question, chunk.text) for chunk in found), default=0)
     said = written(model, words, [ids])[0] if found and share >= KNOWN else "I don't know."
     return {"question": question, "answer": said, "share": share,
             "chunks": [chunk._asdict() for chunk in found]}
@@ -285,7 +285,7 @@ def main():
             print(json.dumps(row) if o.json else "".join(
                 f"{value:14}" if type(value) is str else f"{name} {value:<9.4g}"
                 for name, value in row.items()))
-        if o.source and o.ask is None:
+        if o.source and o.ask is None and not o.json:
             print(f"{len(Index(documents(o.source), run, model, words).chunks):,} chunks. Ask:")
         for said in [] if not o.source else sys.stdin if o.ask is None else [o.ask]:
             said.encode()               # refuses half a character

@@ -16,9 +16,9 @@ makes it the sum. Backward mirrors that: there the gradient of x is a sum. Two f
 and g in the paper, Enter and Leave here. So a block costs two all_reduces of (B, T, C) forward and
 two backward. Of the logits (B, T, V) none are sent: the loss takes three numbers of each position.
 
-In all a rank sends 2 (R-1)/R (B T C (4 n_layer + 1 + ngram) + 3 B T) numbers in a step. That is
-much, and each product waits for it: it is for ranks inside one machine. What is not cut (norms,
-learned positions, the residual stream) is the same on every rank.
+In all a rank sends 2 (R-1)/R (B T C (4 n_layer + 1 + ngram) + 3 B T) numbers in a step, 1 for the
+logits' x, ngram for the tables. Each product waits: it is for ranks in one machine. What is not cut
+(norms, learned positions, the residual stream) is the same on every rank.
 
     python -m beyond.tensor --arch gpt2 --ranks 4       # what is cut, and how
     torchrun --standalone --nproc_per_node 4 -m beyond.parallel tensor      # runs it
@@ -120,7 +120,7 @@ def cut(c, name, x, rank, R):
 
 class TensorParallel(nn.Module):
     """Every rank reads the whole batch with its part of every matrix. W_qkv and W_up are cut by
-    columns, W_out and W_down by rows; the tables and the logits by rows of the vocabulary. The
+    columns, W_out and W_down by rows; the tables and the logits by tokens. The
     road's GPT.forward runs as it is: its config's operations are those for what is cut."""
     def __init__(self, model):
         super().__init__()

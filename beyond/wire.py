@@ -1,13 +1,13 @@
 """
 Wire: what processes send each other while they train one model, and what it costs, counted.
 
-R processes (ranks) each have a tensor of n numbers. Five messages are enough for every way to train
-together; the first three all ranks call at once (collectives). If the ranks stand in a ring, and
-each sends only to the next, a rank sends:
+R processes (ranks) each have a tensor of n numbers. Five messages are enough for parallel.py; the
+first three all ranks call at once (collectives). If the ranks stand in a ring, and each sends only
+to the next, a rank sends:
 
-    all_gather       n for each other rank: parts become a whole, on every rank
-    reduce_scatter   (R-1)/R n: every rank gets its part of the sum of all tensors
-    all_reduce       2 (R-1)/R n: the one after the other, so every rank gets the whole sum
+    all_gather       (R-1) n: each passes on what it got, until all parts have been everywhere
+    reduce_scatter   (R-1)/R n: R parts go round, each rank adds its own, and ends with one sum
+    all_reduce       2 (R-1)/R n: a reduce_scatter, then an all_gather of the sums
     send, receive    n: from one rank to another
 
 However many ranks there are, an all_reduce sends less than 2n. These bytes are counted here. What a
