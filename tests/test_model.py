@@ -207,15 +207,12 @@ def test_the_first_weights_and_ngrams_by_hand():
 
 def test_ngram_rows_by_hand():
     """Horner's rule with unbounded integers, cut to 64 bits in the end; 0 stands before a text."""
-    texts, a = [[5, 0, 7, 5, 0], [10, 10, 10, 1, 2]], 2_654_435_761
-    def row(last, *before):         # the latest token first
-        h = sum((i + 1) * a ** (len(before) - k) for k, i in enumerate((last, *before)))
-        return (len(before) - 1) * 50 + ((h + 2 ** 63) % 2 ** 64 - 2 ** 63) % 50
-    expected = [[[row(t[s], t[s - 1]), row(t[s], t[s - 1], t[s - 2])] for s in (2, 3, 4)]
-                for t in texts]
-    assert model.ngram_hash(torch.tensor(texts), 3, 3, 50).tolist() == expected
-    alone = [[row(5, -1), row(5, -1, -1)]]
-    assert model.ngram_hash(torch.tensor([[5]]), 1, 3, 50).tolist() == [alone]
+    def row(*ids):          # the latest token first
+        h = sum((i + 1) * 2_654_435_761 ** (len(ids) - 1 - k) for k, i in enumerate(ids))
+        return (len(ids) - 2) * 50 + ((h + 2 ** 63) % 2 ** 64 - 2 ** 63) % 50
+    t = [-1, -1, 5, 0, 7, 5, 10]
+    expected = [[row(t[s], t[s - 1]), row(*t[s:s - 3:-1])] for s in range(3, 7)]
+    assert model.ngram_hash(torch.tensor([t[2:]]), 4, 3, 50).tolist() == [expected]
 
 
 def test_shapes():
