@@ -264,10 +264,10 @@ def measure(o, run, model, words):
 def main():
     parser = Parser("Answer questions from documents, and show where it is written.")
     parser.add_argument("source", nargs="*", help="files and folders of text, your notes")
-    parser.add_argument("--ask", metavar="TEXT", help="one question (default: ask and ask)")
+    parser.add_argument("--ask", metavar="TEXT", help="one question, not one after the other")
     parser.add_argument("--run", default="smollm2", help="a run that can chat (default: smollm2)")
-    parser.add_argument("--by", choices=WAYS, default="words", help="find by (default: words)")
-    parser.add_argument("--chunks", type=int, default=3, help="put before it (default: 3)")
+    parser.add_argument("--by", choices=WAYS, default="words", help="find chunks (default: words)")
+    parser.add_argument("--chunks", type=int, default=1, help="the model is given (default: 1)")
     parser.add_argument("--questions", metavar="FILE", help="measure: a file in SQuAD's format")
     parser.add_argument("--count", type=int, default=100, help="answers to mark (default: 100)")
     parser.add_argument("--json", action="store_true", help="print JSON, an object a row")

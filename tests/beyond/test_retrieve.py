@@ -202,12 +202,14 @@ def ask(monkeypatch, cwd, *arguments, stdin=""):
 
 
 def test_answers(notes, monkeypatch):
-    said, asked = ask(monkeypatch, notes, "notes", "--ask", "When was dora born?", "--json")
+    said, asked = ask(monkeypatch, notes, "notes", "--ask", "When was dora born in the valley?",
+                      "--json", "--chunks", 3)
     row = json.loads(said)
     assert row["answer"] == str(1700 + NAMES.index("dora")) and len(row["chunks"]) == 3
     assert row["chunks"][0]["name"] == "notes/dora.md" and row["chunks"][0]["line"] == 1
     assert fact("dora").strip() in asked[0].replace("\n> ", "\n")
-    said, _ = ask(monkeypatch, notes, "notes", "--ask", "Was dora there?", "--json")
+    said, _ = ask(monkeypatch, notes, "notes", "--ask", "Was dora there?", "--json",
+                  "--chunks", 3)
     assert [chunk["name"] for chunk in json.loads(said)["chunks"]] == ["notes/dora.md"]
     for question in ("Who won the chess game yesterday?", "谁赢了比赛？", "?"):
         said, asked = ask(monkeypatch, notes, "notes", "--ask", question)
