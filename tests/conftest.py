@@ -35,13 +35,11 @@ SMALL = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--context-length"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--mine", metavar="FILE", help="put the functions of this file in the place "
-                     "of ours, and judge those; written with the =: --mine=my.py")
+    parser.addoption("--mine", metavar="FILE", help="--mine=FILE: judge your functions, not ours")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: a longer proof; pytest alone leaves it out, "
-                                       "pytest -m slow runs it")
+    config.addinivalue_line("markers", "slow: a longer proof, which pytest -m slow runs")
     if not config.option.markexpr and not any("::" in arg for arg in config.args):
         config.option.markexpr = "not slow"
     if config.option.mine:
@@ -67,10 +65,8 @@ def run(script, *arguments, cwd, rc=0):
 
 
 def call(script, *arguments, cwd):
-    """main() of a script within this process, without the seconds that importing torch takes:
-
-    its exit code, its stdout and its stderr.
-    """
+    """main() of a script within this process, without the seconds that importing torch takes: its
+    exit code, its stdout and its stderr."""
     stdout, stderr = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     argv, here = sys.argv, Path.cwd()
     sys.argv = [script, *map(str, arguments)]
