@@ -60,7 +60,7 @@ def plain(model, tokenizer, task, draw, m, text):
 
 
 def sheet_of(run):
-    rows = next(run.glob("exams/fewshot-x-*.jsonl")).read_text().splitlines()[1:]
+    rows = next(run.glob("exams/fewshot-x-????????.jsonl")).read_text().splitlines()[1:]
     return {(*row["prompt"], row["text"]): row["log_p"] for row in map(json.loads, rows)}
 
 
@@ -139,7 +139,7 @@ def test_what_is_known_is_not_asked_again(tmp_path, monkeypatch):
     more = sit(run, task, 20, shots=(2, 0, 1), draws=3)
     assert len(counted) == 3 * 5 + 4 * (20 + 3)
     assert sit(run, task, 15, shots=(0, 2), draws=2) == result and len(counted) == 107
-    next(run.glob("exams/fewshot-x-*.jsonl")).unlink()
+    next(run.glob("exams/fewshot-x-????????.jsonl")).unlink()
     assert sit(run, task, 20, shots=(0, 1, 2), draws=3) == more and len(counted) == 107 + 7 * 23
     sit(run, task, 15, 2, shots=(0,), draws=1)      # another seed: other questions, another sheet
     assert len(counted) == 107 + 7 * 23 + 18 == 107 + 161 + len(sheet_of(run))

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,16 @@ BOTH = [pytest.param(name, marks=[] if name in WALLS else pytest.mark.skip(f"no 
 
 @pytest.fixture
 def left(monkeypatch):
-    """A function: how many processes are left that these tests started. A limit marks them."""
+    """A function: how many processes are left that these tests started. A limit marks them. On a
+    busy machine one that was killed takes a moment to end; 5 seconds are enough."""
     monkeypatch.setitem(sandbox.LIMITS, "CORE", mark := 10 ** 6 + os.getpid())
     def count():
+        found, until = 1, time.monotonic() + 5
+        while found and time.monotonic() < until:
+            found = alive()
+        return found
+
+    def alive():
         found = 0
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):      # it has ended meanwhile
