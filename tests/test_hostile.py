@@ -328,7 +328,8 @@ def put(*keys):
         if value is DELETE:
             del part[key]
         return content
-    change.__name__ = ascii(" ".join(map(str, keys)))       # so that pytest shows it
+    names = [str(getattr(key, "__name__", key)) for key in keys]
+    change.__name__ = ascii(" ".join(names))                # so that pytest shows it
     return change
 
 
