@@ -140,9 +140,11 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from data import epoch_order
 from model import Cache, dropout
+from train import RANK
 """
 
 

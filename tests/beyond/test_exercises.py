@@ -38,7 +38,7 @@ WRONG = {       # of each exercise: what a piece of our code may not be
               ("probabilities < least", "probabilities <= least")],
     "generate": [("L // 2 + 1:], None", "L // 2 + 1:], cache"), ("if cache is None", "if True")],
     "learning_rate": [("(step + 1)", "step"), ("0.55 - 0.45", "0.5 - 0.5")],
-    "step": [("range(5)", "range(4)"), ("0.2 * group", "0.1 * group")],
+    "step": [("range(5)", "range(4)"), ("0.2 * lr", "0.1 * lr")],
     "measure": [("log_p > chosen", "log_p >= chosen"), ("text.bytes", "text.characters")]}
 
 

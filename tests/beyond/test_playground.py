@@ -183,7 +183,8 @@ def test_a_taken_port_and_ctrl_c(trained):
         port = taken.getsockname()[1]
         arguments = command("beyond.playground", "first", "--no-browser", "--port", port)
         page = subprocess.Popen(arguments, cwd=trained, env=ENVIRONMENT, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True)
+                                stderr=subprocess.PIPE, text=True, preexec_fn=lambda:
+                                signal.signal(signal.SIGINT, signal.SIG_DFL))   # behind "&", too
         said = page.stdout.readline()
         assert int(said.split()[0].rpartition(":")[2]) > port
         page.send_signal(signal.SIGINT)
