@@ -235,7 +235,8 @@ def main():
     add_flags(parser, Options, DataConfig, GPTConfig)
     given = vars(parser.parse_args())
     quiet = open(os.devnull, "w") if RANK else sys.stderr       # all ranks would say the same
-    with contextlib.redirect_stderr(quiet), clear_errors():
+    errors = (ValueError, OSError, *(RuntimeError,) * (RANK > 0))   # rank 0 has gone, and said why
+    with contextlib.redirect_stderr(quiet), clear_errors(errors):
         o, ways, path = checked(Options, given), given["ways"], picture("parallel.png")
         if unknown := [way for way in ways if way not in [*WAYS][1:]]:
             raise ValueError(f"there is no way {unknown[0]!r}: choose {', '.join([*WAYS][1:])}")
@@ -245,7 +246,10 @@ def main():
         if WORLD == 1:
             raise ValueError("one process has nobody to share with: torchrun --standalone "
                              "--nproc_per_node 4 -m beyond.parallel starts four")
-        corpus = load_corpus(prepare(checked(DataConfig, given)))
+        dist.init_process_group("gloo")
+        folder = [prepare(checked(DataConfig, given)) if RANK == 0 else None]   # one for all
+        dist.broadcast_object_list(folder)
+        corpus = load_corpus(folder[0])
         c = replace(c, vocab_size=corpus.tokenizer.vocab_size)
         if "tensor" in ways and c.vocab_size % WORLD:
             raise ValueError(f"tensor: {WORLD} ranks cannot share {c.vocab_size} tokens evenly: "
@@ -255,7 +259,6 @@ def main():
         torch.set_default_dtype(torch.float64)
         torch.manual_seed(1)                                    # the same weights on every rank
         model = make_model(asdict(c), o.batch_size)
-    dist.init_process_group("gloo")
     rows = compare(ways, model, partial(batch, corpus.train, o.batch_size, c.context_length, 1), o)
     schedules, shared = {}, os.cpu_count() < WORLD
     for row in rows:
