@@ -28,7 +28,7 @@ from beyond.curves import picture
 from beyond.pipeline import Pipeline, bubble, draw_schedules, fastest, own_cores
 from beyond.plan import per_rank
 from beyond.tensor import TensorParallel
-from beyond.wire import all_gather, all_reduce, loss_of, measure, reduce_scatter
+from beyond.wire import all_gather, all_reduce, end_after, loss_of, measure, reduce_scatter
 from data import DataConfig, add_flags, batch, checked, load_corpus, prepare
 from model import ARCHS, GPTConfig
 from sample import make_model
@@ -282,8 +282,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SystemExit as stopped:       # gloo's threads may keep Python from ending by itself
-        sys.stdout.flush()
-        os._exit(stopped.code or 0)
+    end_after(main)

@@ -20,6 +20,7 @@ import time
 
 import data
 import train
+from beyond.wire import end_after
 from model import GPT, GPTConfig
 from sample import find_run, load_weights, lock, pick_device
 from tokenizer import Parser, clear_errors, write_whole
@@ -30,7 +31,6 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
-
 
 train.Muon.ranks = 1        # of a matrix in slices, all ranks work out the products together
 
@@ -151,8 +151,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SystemExit as stopped:       # gloo's threads may keep Python from ending by itself
-        sys.stdout.flush()
-        os._exit(stopped.code or 0)
+    end_after(main)

@@ -114,6 +114,15 @@ def measure(way, batch, steps, learning_rate):
     return found | {"losses": losses.tolist()}
 
 
+def end_after(main):
+    """Run main, then end this process: gloo's threads may keep Python from ending by itself."""
+    try:
+        main()
+    except SystemExit as stopped:
+        sys.stdout.flush()
+        os._exit(stopped.code or 0)
+
+
 def main():
     Parser("Time the messages among the ranks that torchrun has started.").parse_args()
     with clear_errors():
@@ -140,8 +149,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SystemExit as stopped:       # gloo's threads may keep Python from ending by itself
-        sys.stdout.flush()
-        os._exit(stopped.code or 0)
+    end_after(main)

@@ -43,7 +43,8 @@ def test_what_was_edited_is_refused_and_stays(line, tmp_path):
 def test_one_process_at_a_time(tmp_path):
     path = tmp_path / "x.jsonl"
     _, add = sheet(path, {}, LIKE)
-    code = f"from beyond.sheet import sheet; from pathlib import Path; sheet(Path({str(path)!r}), {{}}, {{}})"
+    code = ("from beyond.sheet import sheet; from pathlib import Path; "
+            f"sheet(Path({str(path)!r}), {{}}, {{}})")
     theirs = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True,
                             text=True)
     assert "x.jsonl is in use by another process" in theirs.stderr
