@@ -292,7 +292,7 @@ def main():
         c = checked(TrainConfig, config["train"], strict=True)
         torch.manual_seed(c.seed)
         if c.batch_size % (c.accumulate * WORLD):
-            raise ValueError(f"--batch-size {c.batch_size}: no multiple of {WORLD} x --accumulate")
+            raise ValueError(f"--batch-size {c.batch_size} is no multiple of --accumulate x ranks")
         model = make_model(config["model"], c.batch_size // c.accumulate // WORLD)
         optimizers, history = make_optimizers(model.to(device), c), []
         if options.resume:
